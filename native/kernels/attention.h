@@ -1,0 +1,227 @@
+// Paged attention, one arithmetic for prompt and decode.
+//
+// Keys go in tiles of 64 and splits of 512 counted from position 0, always. Within a split a row
+// keeps a running maximum m, a sum l and an output o, rescaled when a tile raises m; splits are
+// merged in ascending order. A row's tiles, and which keys of a tile it sees, depend on its own
+// position alone. Slots past a row's position are never multiplied: they may hold another owner's
+// leavings. Source: Milakov and Gimelshein 2018, arXiv:1805.02867; Dao 2023, arXiv:2307.08691.
+#pragma once
+#include "../kernels.h"
+#include "../math.h"
+#include "../simd.h"
+
+namespace argosy::ARGOSY_ISA {
+
+constexpr int kTileKeys = 64;
+constexpr int kSplitKeys = 512;
+constexpr int kTilePages = kTileKeys / kPageTokens;
+constexpr int kMaxValueBlocks = 32;  // head_dim up to 512
+
+#if defined(__AVX512F__)
+constexpr int kScoreRows = 4;
+#elif defined(__AVX2__)
+constexpr int kScoreRows = 1;
+#else
+constexpr int kScoreRows = 1;
+#endif
+
+struct Running {
+  float m, l;
+  float o[kMaxValueBlocks * 16];
+};
+
+// scores[row][64] of one tile for kRows query rows: sums over d in ascending order.
+template <CacheKind kKind, int kRows>
+inline void tile_scores(const uint8_t* const* keys, int dim, const float* const* q, float* scores) {
+  F32x16 acc[kRows * kTilePages];
+  for (F32x16& a : acc) a = F32x16::set1(0);
+  constexpr int kStep = kKind == CacheKind::kFp32 ? 1 : 2;
+#pragma GCC unroll 1
+  for (int d = 0; d < dim; d += kStep) {
+#pragma GCC unroll 4
+    for (int page = 0; page < kTilePages; ++page) {
+      const uint8_t* cell = keys[page] + d / kStep * 64;
+      F32x16* sum_of = acc + page * kRows;
+      if constexpr (kKind == CacheKind::kFp32) {
+        const F32x16 k = F32x16::load(reinterpret_cast<const float*>(cell));
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) sum_of[r] = fma(k, F32x16::set1(q[r][d]), sum_of[r]);
+      } else {
+        const F32x16 even = F32x16::even_bf16(cell), odd = F32x16::odd_bf16(cell);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          sum_of[r] = fma(even, F32x16::set1(q[r][d]), sum_of[r]);
+          sum_of[r] = fma(odd, F32x16::set1(q[r][d + 1]), sum_of[r]);
+        }
+      }
+    }
+  }
+  for (int page = 0; page < kTilePages; ++page)
+    for (int r = 0; r < kRows; ++r)
+      acc[page * kRows + r].store(scores + r * kTileKeys + page * kPageTokens);
+}
+
+// o[kBlocks][16] += p[t] * values[t] for tokens [low, high) of one page, ascending.
+template <CacheKind kKind, int kBlocks>
+inline void page_values(const uint8_t* values, const float* p, int low, int high, F32x16* o) {
+  constexpr size_t kBlock = kKind == CacheKind::kFp32 ? 1024 : 512;
+  for (int t = low; t < high; ++t) {
+    const F32x16 weight = F32x16::set1(p[t]);
+    for (int b = 0; b < kBlocks; ++b) {
+      const uint8_t* block = values + b * kBlock;
+      F32x16 v;
+      if constexpr (kKind == CacheKind::kFp32)
+        v = F32x16::load(reinterpret_cast<const float*>(block) + t * 16);
+      else
+        v = t % 2 ? F32x16::odd_bf16(block + t / 2 * 64) : F32x16::even_bf16(block + t / 2 * 64);
+      o[b] = fma(v, weight, o[b]);
+    }
+  }
+}
+
+// Turns scores [low, high) into exp(score - m), updates m and l, returns how much o must shrink.
+inline float soften(float* s, int low, int high, float scale, Running& run) {
+  float top = run.m;
+  for (int t = low; t < high; ++t) {
+    s[t] *= scale;
+    // A not-a-number wins and stays: the row ends as one, and its sequence in an error.
+    top = s[t] > top || s[t] != s[t] ? s[t] : top;
+  }
+  for (int t = 0; t < kTileKeys; ++t) s[t] = t >= low && t < high ? s[t] - top : -__builtin_inff();
+  for (int t = 0; t < kTileKeys; ++t) s[t] = exp_f32(s[t]);
+  F32x16 total = F32x16::load(s);
+  for (int t = 16; t < kTileKeys; t += 16) total = total + F32x16::load(s + t);
+  const float shrink = exp_f32(run.m - top);
+  run.l = run.l * shrink + sum(total);
+  run.m = top;
+  return shrink;
+}
+
+inline int clamp(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
+
+// run.o[b ..] = run.o[b ..] * shrink + p @ values, keys [low, high) of one tile.
+template <CacheKind kKind, int kBlocks>
+inline void accumulate(const AttentionArgs& a, const uint8_t* const* keys, const float* p, int low,
+                       int high, float shrink, int b, Running& run) {
+  constexpr size_t kBlock = kKind == CacheKind::kFp32 ? 1024 : 512;
+  F32x16 o[kBlocks];
+  for (int i = 0; i < kBlocks; ++i)
+    o[i] = F32x16::load(run.o + 16 * (b + i)) * F32x16::set1(shrink);
+  for (int page = low / kPageTokens; page * kPageTokens < high; ++page) {
+    const int from = clamp(low - page * kPageTokens, 0, kPageTokens);
+    const int to = clamp(high - page * kPageTokens, 0, kPageTokens);
+    page_values<kKind, kBlocks>(keys[page] + a.cache.value_offset + b * kBlock,
+                                p + page * kPageTokens, from, to, o);
+  }
+  for (int i = 0; i < kBlocks; ++i) o[i].store(run.o + 16 * (b + i));
+}
+
+// One tile of 64 keys for kRows query rows.
+template <CacheKind kKind, int kRows>
+inline void attend_tile(const AttentionArgs& a, int tile, int kv_head, const float* const* q,
+                        const int* position, Running* run) {
+  const uint8_t* keys[kTilePages];
+  alignas(64) float scores[kRows * kTileKeys];
+  int last = 0;
+  for (int r = 0; r < kRows; ++r) last = position[r] > last ? position[r] : last;
+  for (int page = 0; page < kTilePages; ++page) {
+    // Pages past the last row's position may not exist: the last one stands in, nobody looks.
+    const int first = tile * kTileKeys + page * kPageTokens, at = first > last ? last : first;
+    keys[page] = a.cache.base +
+                 static_cast<size_t>(a.page_table[at / kPageTokens]) * a.cache.page_bytes +
+                 kv_head * a.cache.record_bytes;
+  }
+  tile_scores<kKind, kRows>(keys, a.cache.head_dim, q, scores);
+  for (int r = 0; r < kRows; ++r) {
+    const int seen_from = a.window ? position[r] + 1 - a.window : 0;
+    const int low = clamp(seen_from - tile * kTileKeys, 0, kTileKeys);
+    const int high = clamp(position[r] + 1 - tile * kTileKeys, 0, kTileKeys);
+    if (low >= high) continue;
+    float* p = scores + r * kTileKeys;
+    const float shrink = soften(p, low, high, a.scale, run[r]);
+    const int blocks = (a.cache.head_dim + 15) / 16;
+    int b = 0;
+    for (; b + 4 <= blocks; b += 4)
+      accumulate<kKind, 4>(a, keys, p, low, high, shrink, b, run[r]);
+    for (; b < blocks; ++b) accumulate<kKind, 1>(a, keys, p, low, high, shrink, b, run[r]);
+  }
+}
+
+inline void start(Running& run, int blocks) {
+  run.m = -__builtin_inff();
+  run.l = 0.0f;
+  for (int i = 0; i < 16 * blocks; ++i) run.o[i] = 0.0f;
+}
+
+// total = total and part, part later in the sequence.
+inline void merge(Running& total, const Running& part, int blocks) {
+  if (part.m == -__builtin_inff()) return;
+  const float top = part.m > total.m || part.m != part.m ? part.m : total.m;
+  const float x = exp_f32(total.m - top), y = exp_f32(part.m - top);
+  total.l = total.l * x + part.l * y;
+  for (int i = 0; i < 16 * blocks; ++i) total.o[i] = total.o[i] * x + part.o[i] * y;
+  total.m = top;
+}
+
+template <CacheKind kKind, int kRows>
+inline void attend_rows(const AttentionArgs& a, const int* row, const int* head, int kv_head) {
+  const float* q[kRows];
+  int position[kRows], last = 0, first = 1 << 30;
+  Running total[kRows], part[kRows];
+  const int blocks = (a.cache.head_dim + 15) / 16;
+  for (int r = 0; r < kRows; ++r) {
+    q[r] = a.q + row[r] * a.q_stride + head[r] * a.cache.head_dim;
+    position[r] = a.positions[row[r]];
+    last = position[r] > last ? position[r] : last;
+    const int seen_from = a.window ? position[r] + 1 - a.window : 0;
+    first = seen_from < first ? seen_from : first;
+    start(total[r], blocks);
+  }
+  first = first < 0 ? 0 : first;
+  for (int split = first / kSplitKeys; split <= last / kSplitKeys; ++split) {
+    for (Running& p : part) start(p, blocks);
+    constexpr int kTiles = kSplitKeys / kTileKeys;
+    for (int tile = split * kTiles; tile < (split + 1) * kTiles; ++tile)
+      if (tile * kTileKeys <= last && (tile + 1) * kTileKeys > first)
+        attend_tile<kKind, kRows>(a, tile, kv_head, q, position, part);
+    for (int r = 0; r < kRows; ++r) merge(total[r], part[r], blocks);
+  }
+  for (int r = 0; r < kRows; ++r) {
+    float* out = a.out + row[r] * a.out_stride + head[r] * a.cache.head_dim;
+    for (int d = 0; d < a.cache.head_dim; ++d) out[d] = total[r].o[d] / total[r].l;
+  }
+}
+
+template <CacheKind kKind, int kRows>
+inline void attend_any(const AttentionArgs& a, const int* row, const int* head, int count,
+                       int kv_head) {
+  while (count >= kRows) {
+    attend_rows<kKind, kRows>(a, row, head, kv_head);
+    row += kRows, head += kRows, count -= kRows;
+  }
+  if constexpr (kRows > 1)
+    if (count > 0) attend_any<kKind, kRows - 1>(a, row, head, count, kv_head);
+}
+
+// Rows [row, row + rows), at most kTileRows, of one sequence; all query heads of one kv head.
+inline void attention(const AttentionArgs& a, int row, int rows, int kv_head) {
+  const int group = a.heads / a.cache.kv_heads;
+  constexpr int kBatch = 4 * kScoreRows;
+  int row_of[kBatch], head_of[kBatch], count = 0;
+  const auto flush = [&] {
+    if (a.cache.kind == CacheKind::kFp32)
+      attend_any<CacheKind::kFp32, kScoreRows>(a, row_of, head_of, count, kv_head);
+    else
+      attend_any<CacheKind::kBf16, kScoreRows>(a, row_of, head_of, count, kv_head);
+    count = 0;
+  };
+  for (int r = row; r < row + rows; ++r)
+    for (int h = 0; h < group; ++h) {
+      row_of[count] = r;
+      head_of[count++] = kv_head * group + h;
+      if (count == kBatch) flush();
+    }
+  flush();
+}
+
+}  // namespace argosy::ARGOSY_ISA

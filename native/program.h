@@ -1,0 +1,150 @@
+// A lowered program and its executor: instructions over buffers, one call per step.
+//
+// Built once by runtime/native/lower.py through binding.cc; `step` walks the instructions on the
+// pool with a barrier after each. Matrices and vectors point into the bundle, which outlives this.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace argosy {
+
+// 64-byte aligned memory that starts as zeros and is touched only when used.
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(size_t bytes);
+  Memory(Memory&& other) noexcept;
+  Memory& operator=(Memory&& other) noexcept;
+  ~Memory();
+  uint8_t* data() const { return data_; }
+  size_t size() const { return bytes_; }
+
+ private:
+  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// One step's arrays, as engine/batch.py builds them. All borrowed for the length of the call.
+struct Step {
+  std::span<const int32_t> tokens, positions, row_starts, lengths;
+  std::vector<std::span<const int32_t>> slots, page_tables, copies;  // one per cache group
+  std::span<const int32_t> head_rows, targets, logprobs, top_k, draw_positions, edit_starts,
+      edit_ids, mask_rows;
+  std::span<const uint8_t> draw, want, has_mask;
+  std::span<const float> temperature, top_p, min_p, edit_bias, edit_repetition, edit_penalty;
+  std::span<const uint64_t> seeds;
+  std::span<const uint32_t> masks;
+  // Results.
+  std::span<uint8_t> row_nonfinite, head_status;
+  std::span<int32_t> out_tokens, out_rank, out_top_ids;
+  std::span<float> out_logprob, out_top_logprobs, out_logits;  // logits: empty unless wanted
+};
+
+class Program {
+ public:
+  Program(int threads, const std::string& isa);
+  ~Program();
+
+  const char* isa() const { return kernels_->name; }
+  int threads() const { return pool_.threads(); }
+
+  // Building. Every call returns an index for later ones.
+  int add_matrix(const uint8_t* data, size_t bytes, Format format, int k, int blocks);
+  int add_vector(const float* data, int size);
+  int add_buffer(int width);
+  int add_inputs(int k, Format format);
+  int add_rotation(std::span<const float> inv_freq, float scale);
+  int add_cache_group(int layers, int kv_heads, int head_dim, CacheKind kind, int pages);
+
+  struct Embed {
+    int matrix, out;
+  };
+  struct Norm {
+    int x, out, weight;
+    float eps;
+    std::vector<int> inputs;  // prepared from `out` by the thread that made the row
+  };
+  struct Prepare {
+    int x, inputs;
+  };
+  struct Linear {
+    int inputs, matrix, out, bias;  // bias -1: none
+    bool residual, gated;
+  };
+  struct Qkv {
+    int qkv, k_at, v_at, q_norm, k_norm;  // norms -1: none
+    float eps;
+    int rotation, group, layer, heads, out;
+  };
+  struct Attention {
+    int q, out, group, layer, heads;
+    float scale;
+    int window;
+  };
+  using Instruction = std::variant<Embed, Norm, Prepare, Linear, Qkv, Attention>;
+  void add(Instruction i) { instructions_.push_back(std::move(i)); }
+  void set_head(int x, int inputs, int matrix, int bias, int vocabulary);
+
+  // Throws std::invalid_argument for arrays that would read or write out of bounds.
+  void step(Step& s);
+
+ private:
+  struct Buffer {
+    int width, stride;
+    Memory memory;
+    float* data() const { return reinterpret_cast<float*>(memory.data()); }
+  };
+  struct InputBuffer {
+    Format format;
+    int k, k_pad, groups;
+    Memory values, scales, starts, sums;
+    Inputs view() const;
+  };
+  struct Rotation {
+    std::vector<float> inv_freq;
+    float scale;
+    std::vector<float> cosine, sine;
+  };
+  struct CacheGroup {
+    Cache shape;  // base of layer 0
+    int layers, pages;
+    Memory memory;
+    Cache layer(int i) const;
+  };
+  struct AttentionUnit {
+    int sequence, row, rows;
+  };
+  struct HeadOp {
+    int x = -1, inputs = -1, matrix = -1, bias = -1, vocabulary = 0;
+  };
+  struct Run;  // one step on all threads
+
+  void check(const Step& s) const;
+  void check_head(const Step& s) const;
+  void reserve(int rows, int head_rows);
+  void copy_pages(const Step& s);
+  void sample(Step& s, int row, float* logits);
+
+  Pool pool_;
+  const Kernels* kernels_;
+  long process_;
+  int capacity_ = 0;
+  std::vector<Matrix> matrices_;
+  std::vector<std::span<const float>> vectors_;
+  std::vector<Buffer> buffers_;
+  std::vector<InputBuffer> inputs_;
+  std::vector<Rotation> rotations_;
+  std::vector<CacheGroup> groups_;
+  std::vector<Instruction> instructions_;
+  HeadOp head_;
+  Memory logits_;
+};
+
+}  // namespace argosy

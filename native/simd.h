@@ -1,0 +1,251 @@
+// Sixteen fp32 or int32 lanes, the same arithmetic on every ISA.
+//
+// Each ISA's translation unit includes this inside its own namespace (ARGOSY_ISA), so that code
+// compiled for one processor is never linked into another's. A lane's result is the same on all of
+// them: fma is a true fused multiply-add everywhere, horizontal sums have one order.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef ARGOSY_ISA
+#error "define ARGOSY_ISA before including a kernel header"
+#endif
+
+namespace argosy::ARGOSY_ISA {
+
+constexpr int kLanes = 16;
+
+inline float half_to_float(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, mag = h & 0x7fff;
+  uint32_t bits = (mag << 13) + ((127 - 15) << 23);
+  if (mag >= 0x7c00) bits = (mag << 13) | 0x7f800000;  // infinity and NaN
+  float f;
+  if (mag < 0x0400) {  // subnormal: mag * 2^-24 is exact
+    f = static_cast<float>(mag) * 0x1p-24f;
+    std::memcpy(&bits, &f, 4);
+  }
+  bits |= sign;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+inline float bf16_to_float(uint16_t b) {
+  const uint32_t bits = static_cast<uint32_t>(b) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+// Nearest even; a NaN stays one.
+inline uint16_t float_to_bf16(float f) {
+  uint32_t u;
+  std::memcpy(&u, &f, 4);
+  if ((u & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>((u >> 16) | 0x40);
+  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+#if defined(__AVX512F__)
+
+struct I32x16 {
+  __m512i v;
+  static I32x16 set1(int32_t x) { return {_mm512_set1_epi32(x)}; }
+  static I32x16 load(const void* p) { return {_mm512_loadu_si512(p)}; }
+};
+struct F32x16 {
+  __m512 v;
+  static F32x16 set1(float x) { return {_mm512_set1_ps(x)}; }
+  static F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static F32x16 load_half(const void* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+  }
+  static F32x16 from(I32x16 i) { return {_mm512_cvtepi32_ps(i.v)}; }
+  // Lanes of a bf16 pair cell: the first (even) and second (odd) of each 32-bit lane.
+  static F32x16 even_bf16(const void* p) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
+  }
+  static F32x16 odd_bf16(const void* p) {
+    return {_mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(~0xffff)))};
+  }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  friend F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+  friend F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+  friend F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+};
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// Of bit patterns without sign: a NaN is larger than any number.
+inline I32x16 max_abs(I32x16 m, F32x16 x) {
+  const __m512i a = _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff));
+  return {_mm512_max_epi32(m.v, a)};
+}
+inline void round_to_s8(F32x16 x, int8_t* out) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
+
+#elif defined(__AVX2__)
+
+struct I32x16 {
+  __m256i a, b;
+  static I32x16 set1(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static I32x16 load(const void* p) {
+    const auto* q = static_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+  }
+};
+struct F32x16 {
+  __m256 a, b;
+  static F32x16 set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static F32x16 load_half(const void* p) {
+    const auto* q = static_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+  }
+  static F32x16 from(I32x16 i) { return {_mm256_cvtepi32_ps(i.a), _mm256_cvtepi32_ps(i.b)}; }
+  static F32x16 even_bf16(const void* p) {
+    const I32x16 i = I32x16::load(p);
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(i.a, 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(i.b, 16))};
+  }
+  static F32x16 odd_bf16(const void* p) {
+    const I32x16 i = I32x16::load(p);
+    const __m256i mask = _mm256_set1_epi32(~0xffff);
+    return {_mm256_castsi256_ps(_mm256_and_si256(i.a, mask)),
+            _mm256_castsi256_ps(_mm256_and_si256(i.b, mask))};
+  }
+  void store(float* p) const {
+    _mm256_storeu_ps(p, a);
+    _mm256_storeu_ps(p + 8, b);
+  }
+  friend F32x16 operator+(F32x16 x, F32x16 y) {
+    return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+  }
+  friend F32x16 operator-(F32x16 x, F32x16 y) {
+    return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+  }
+  friend F32x16 operator*(F32x16 x, F32x16 y) {
+    return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+  }
+};
+inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+inline I32x16 max_abs(I32x16 m, F32x16 x) {
+  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+  return {_mm256_max_epi32(m.a, _mm256_and_si256(_mm256_castps_si256(x.a), mask)),
+          _mm256_max_epi32(m.b, _mm256_and_si256(_mm256_castps_si256(x.b), mask))};
+}
+inline void round_to_s8(F32x16 x, int8_t* out) {
+  alignas(32) int32_t t[16];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(t), _mm256_cvtps_epi32(x.a));
+  _mm256_store_si256(reinterpret_cast<__m256i*>(t + 8), _mm256_cvtps_epi32(x.b));
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<int8_t>(t[i]);
+}
+
+#else  // plain C++: the twin of the two above, and what other processors run
+
+struct I32x16 {
+  int32_t v[16];
+  static I32x16 set1(int32_t x) {
+    I32x16 r;
+    for (int32_t& e : r.v) e = x;
+    return r;
+  }
+  static I32x16 load(const void* p) {
+    I32x16 r;
+    std::memcpy(r.v, p, sizeof r.v);
+    return r;
+  }
+};
+struct F32x16 {
+  float v[16];
+  template <class Fn>
+  static F32x16 make(Fn fn) {
+    F32x16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = fn(i);
+    return r;
+  }
+  static F32x16 set1(float x) {
+    return make([=](int) { return x; });
+  }
+  static F32x16 load(const float* p) {
+    return make([=](int i) { return p[i]; });
+  }
+  static F32x16 load_half(const void* p) {
+    uint16_t h[16];
+    std::memcpy(h, p, sizeof h);
+    return make([&](int i) { return half_to_float(h[i]); });
+  }
+  static F32x16 from(I32x16 x) {
+    return make([&](int i) { return static_cast<float>(x.v[i]); });
+  }
+  static F32x16 even_bf16(const void* p) {
+    uint16_t h[32];
+    std::memcpy(h, p, sizeof h);
+    return make([&](int i) { return bf16_to_float(h[2 * i]); });
+  }
+  static F32x16 odd_bf16(const void* p) {
+    uint16_t h[32];
+    std::memcpy(h, p, sizeof h);
+    return make([&](int i) { return bf16_to_float(h[2 * i + 1]); });
+  }
+  void store(float* p) const { std::memcpy(p, v, sizeof v); }
+  friend F32x16 operator+(F32x16 a, F32x16 b) {
+    return make([&](int i) { return a.v[i] + b.v[i]; });
+  }
+  friend F32x16 operator-(F32x16 a, F32x16 b) {
+    return make([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  friend F32x16 operator*(F32x16 a, F32x16 b) {
+    return make([&](int i) { return a.v[i] * b.v[i]; });
+  }
+};
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return F32x16::make([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+}
+inline I32x16 max_abs(I32x16 m, F32x16 x) {
+  for (int i = 0; i < 16; ++i) {
+    int32_t b;
+    std::memcpy(&b, &x.v[i], 4);
+    b &= 0x7fffffff;
+    m.v[i] = b > m.v[i] ? b : m.v[i];
+  }
+  return m;
+}
+inline void round_to_s8(F32x16 x, int8_t* out) {
+  // Adding 1.5 * 2^23 rounds to nearest even in place; |x| is at most 127 here.
+  for (int i = 0; i < 16; ++i) {
+    float f = x.v[i] + 12582912.0f;
+    int32_t b;
+    std::memcpy(&b, &f, 4);
+    out[i] = static_cast<int8_t>(b - 0x4b400000);
+  }
+}
+
+#endif
+
+inline void store(I32x16 x, int32_t* p) { std::memcpy(p, &x, 64); }
+
+// One order for every ISA: lane i + lane i+8, then +4, +2, +1.
+inline float sum(F32x16 x) {
+  float t[16];
+  x.store(t);
+  for (int w = 8; w; w >>= 1)
+    for (int i = 0; i < w; ++i) t[i] += t[i + w];
+  return t[0];
+}
+
+inline float max_value(I32x16 bits) {
+  int32_t t[16], m = 0;
+  store(bits, t);
+  for (int32_t b : t) m = b > m ? b : m;
+  float f;
+  std::memcpy(&f, &m, 4);
+  return f;
+}
+
+}  // namespace argosy::ARGOSY_ISA

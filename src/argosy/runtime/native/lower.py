@@ -1,0 +1,213 @@
+"""From a Program to the instructions of the C++ executor.
+
+Each matrix reads its input in its own format (bf16, or integers with scales). Who makes that form is
+decided here: a norm prepares its own rows; anything made by columns (attention, a gated product) is
+prepared in a pass of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from argosy.model.formats import COLUMNS, Format, Kind
+from argosy.model.program import Attention, Embed, Head, Linear, Norm, Op, Program, Qkv
+
+if TYPE_CHECKING:
+    from argosy.runtime.native import _core
+    from argosy.types import F32, U8
+
+KINDS = {Kind.FP32: 0, Kind.FP16: 1, Kind.BF16: 2, Kind.W8: 3, Kind.W4: 4}
+CACHE_KINDS = {"fp32": 0, "bf16": 1}
+
+
+class Weights(Protocol):
+    """What lowering needs of a bundle."""
+
+    @property
+    def program(self) -> Program:
+        """The logical program."""
+        ...
+
+    def matrix(self, name: str) -> U8:
+        """Packed bytes of a matrix."""
+        ...
+
+    def vector(self, name: str) -> F32:
+        """Numbers of a vector."""
+        ...
+
+
+def lower(weights: Weights, core: _core.Program, num_pages: tuple[int, ...], cache_dtype: str) -> list[Any]:
+    """Build `weights.program` in `core`; returns the arrays that must outlive it.
+
+    num_pages: pages of each cache group, the null page included.
+    """
+    lowering = _Lowering(weights, core, num_pages, cache_dtype)
+    for op in weights.program.ops:
+        lowering.lower(op)
+    return lowering.keep
+
+
+class _Lowering:
+    def __init__(
+        self, weights: Weights, core: _core.Program, num_pages: tuple[int, ...], cache_dtype: str
+    ) -> None:
+        self.program = program = weights.program
+        self.weights = weights
+        self.core = core
+        self.keep: list[Any] = []
+        self.buffers = {name: core.buffer(width) for name, width in program.widths.items()}
+        self.matrices = {m.name: self._matrix(m.name) for m in program.matrices.values()}
+        self.inputs: dict[tuple[str, Format], int] = {}
+        self.rotations: dict[Any, int] = {}
+        self.fused = {op.out for op in program.ops if isinstance(op, Norm)}
+        self.cache_of = {
+            layer: (g, i)
+            for g, group in enumerate(program.caches)
+            for i, layer in enumerate(group.layers)
+        }
+        for group, pages in zip(program.caches, num_pages, strict=True):
+            core.cache_group(
+                len(group.layers), group.num_kv_heads, group.head_dim, CACHE_KINDS[cache_dtype], pages
+            )
+
+    def lower(self, op: Op) -> None:
+        """Append the instructions of one operation."""
+        match op:
+            case Embed():
+                self.core.embed(self.matrices[op.weight], self.buffers[op.out])
+            case Norm():
+                self._norm(op)
+            case Linear():
+                inputs = self._prepared(op.x, op.weight)
+                gated = op.activation == "silu_gated"
+                self.core.linear(
+                    inputs,
+                    self.matrices[op.weight],
+                    self.buffers[op.out],
+                    self._bias(op.bias),
+                    op.residual,
+                    gated,
+                )
+            case Qkv():
+                self._qkv(op)
+            case Attention():
+                group, layer = self.cache_of[op.layer]
+                self.core.attention(
+                    self.buffers[op.q],
+                    self.buffers[op.out],
+                    group,
+                    layer,
+                    op.num_heads,
+                    op.scale,
+                    op.window or 0,
+                )
+            case Head():
+                # The head gathers and prepares its own rows; only the buffer is made here.
+                inputs = self._inputs(op.x, self.program.matrices[op.weight].format)
+                self.core.head(
+                    self.buffers[op.x],
+                    inputs,
+                    self.matrices[op.weight],
+                    self._bias(op.bias),
+                    self.program.vocab_size,
+                )
+
+    def _matrix(self, name: str) -> int:
+        matrix, data = self.program.matrices[name], self.weights.matrix(name)
+        self.keep.append(data)
+        f = matrix.format
+        return self.core.matrix(
+            data, KINDS[f.kind], f.group, f.asymmetric, matrix.k, matrix.n // COLUMNS
+        )
+
+    def _vector(self, name: str) -> int:
+        data = np.ascontiguousarray(self.weights.vector(name), np.float32)
+        if offset := self.program.vectors[name].offset:
+            data = data + np.float32(offset)
+        self.keep.append(data)
+        return self.core.vector(data)
+
+    def _bias(self, name: str | None) -> int:
+        if name is None:
+            return -1
+        vector = self.program.vectors[name]
+        data = np.zeros(sum(s.padded for s in vector.segments), np.float32)
+        stored = self.weights.vector(name)
+        data[: stored.size] = stored
+        self.keep.append(data)
+        return self.core.vector(data)
+
+    def _inputs(self, x: str, fmt: Format) -> int:
+        key = (x, fmt)
+        if key not in self.inputs:
+            self.inputs[key] = self.core.inputs(
+                self.program.widths[x], KINDS[fmt.kind], fmt.group, fmt.asymmetric
+            )
+        return self.inputs[key]
+
+    def _prepared(self, x: str, weight: str) -> int:
+        inputs = self._inputs(x, self.program.matrices[weight].format)
+        if x not in self.fused:
+            self.core.prepare(self.buffers[x], inputs)
+        return inputs
+
+    def _norm(self, op: Norm) -> None:
+        formats = dict.fromkeys(
+            self.program.matrices[user.weight].format for user in self._users(op)
+        )
+        self.core.norm(
+            self.buffers[op.x],
+            self.buffers[op.out],
+            self._vector(op.weight),
+            op.eps,
+            [self._inputs(op.out, f) for f in formats],
+        )
+
+    def _users(self, norm: Norm) -> list[Linear | Qkv]:
+        """Matrix products that read what `norm` makes, before it is made again."""
+        users: list[Linear | Qkv] = []
+        after = self.program.ops[self.program.ops.index(norm) + 1 :]
+        for op in after:
+            if isinstance(op, Linear | Qkv) and op.x == norm.out:
+                users.append(op)
+            if isinstance(op, Norm | Embed) and op.out == norm.out:
+                break
+        return users
+
+    def _qkv(self, op: Qkv) -> None:
+        matrix = self.program.matrices[op.weight]
+        q, k, _ = (s.padded for s in matrix.segments)
+        scratch = self._columns(matrix.n)
+        inputs = self._prepared(op.x, op.weight)
+        bias = self._bias(op.bias)
+        self.core.linear(inputs, self.matrices[op.weight], scratch, bias, False, False)
+        group, layer = self.cache_of[op.layer]
+        self.core.qkv(
+            scratch,
+            q,
+            q + k,
+            -1 if op.q_norm is None else self._vector(op.q_norm),
+            -1 if op.k_norm is None else self._vector(op.k_norm),
+            op.eps,
+            self._rotation(op),
+            group,
+            layer,
+            op.num_heads,
+            self.buffers[op.out],
+        )
+
+    def _columns(self, width: int) -> int:
+        """A buffer for rows of q, k, v; layers of one width share it."""
+        name = f"qkv:{width}"
+        if name not in self.buffers:
+            self.buffers[name] = self.core.buffer(width)
+        return self.buffers[name]
+
+    def _rotation(self, op: Qkv) -> int:
+        if op.rope not in self.rotations:
+            frequencies = np.array(op.rope.inv_freq, np.float32)
+            self.rotations[op.rope] = self.core.rotation(frequencies, op.rope.scale)
+        return self.rotations[op.rope]
