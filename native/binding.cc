@@ -1,4 +1,5 @@
-// Python's view of the executor: argosy.runtime.native._core. Called by lower.py and runtime.py only.
+// Python's view of the executor: argosy.runtime.native._core. Called by lower.py and runtime.py
+// only.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -64,6 +65,22 @@ void read_head(nb::handle head, Step& s) {
   s.edit_penalty = attr<float>(edits, "penalty");
 }
 
+void read_head_results(nb::handle result, Step& s) {
+  s.head_status = out<uint8_t>(result, "head_status");
+  s.out_tokens = out<int32_t>(result, "tokens");
+  s.out_rank = out<int32_t>(result, "rank");
+  s.out_top_ids = out<int32_t>(result, "top_ids");
+  s.out_logprob = out<float>(result, "logprob");
+  s.out_top_logprobs = out<float>(result, "top_logprobs");
+}
+
+// y = exp or log of x, for tests.
+void elementary(const std::string& name, In<float> x, Out<float> y, const std::string& isa) {
+  const Kernels& kernels = *choose_kernels(isa);
+  check_size(y.size(), x.size(), "y");
+  (name == "exp" ? kernels.exp : kernels.log)(x.data(), y.data(), x.size());
+}
+
 // Runs one step: `batch` is types.Batch, `result` holds the arrays to fill (runtime.py).
 void step(Program& program, nb::object batch, nb::object result) {
   Step s;
@@ -78,15 +95,26 @@ void step(Program& program, nb::object batch, nb::object result) {
   s.copies = groups(batch.attr("copies"));
   read_head(batch.attr("head"), s);
   s.row_nonfinite = out<uint8_t>(result, "row_nonfinite");
-  s.head_status = out<uint8_t>(result, "head_status");
-  s.out_tokens = out<int32_t>(result, "tokens");
-  s.out_rank = out<int32_t>(result, "rank");
-  s.out_top_ids = out<int32_t>(result, "top_ids");
-  s.out_logprob = out<float>(result, "logprob");
-  s.out_top_logprobs = out<float>(result, "top_logprobs");
+  read_head_results(result, s);
   if (!result.attr("logits").is_none()) s.out_logits = out<float>(result, "logits");
   const nb::gil_scoped_release unlocked;
   program.step(s);
+}
+
+// The sampler alone, for tests: logits (H, V) are edited, `result` is filled.
+void sample_rows(Out<float> logits, nb::object head, nb::object result, const std::string& isa) {
+  const Kernels& kernels = *choose_kernels(isa);
+  Step s;
+  read_head(head, s);
+  read_head_results(result, s);
+  check_size(logits.ndim(), 2, "the shape of logits");
+  check_size(logits.shape(0), s.head_rows.size(), "logits");
+  const int vocabulary = static_cast<int>(logits.shape(1));
+  check_head(s, logits.shape(0), vocabulary);
+  const Memory scratch(kernels.sample_scratch_bytes(vocabulary));
+  for (size_t row = 0; row < logits.shape(0); ++row)
+    sample_head_row(kernels, s, row, vocabulary, logits.data() + row * logits.shape(1),
+                    scratch.data());
 }
 
 Format format(int kind, int group, bool asymmetric) {
@@ -98,6 +126,8 @@ Format format(int kind, int group, bool asymmetric) {
 
 NB_MODULE(_core, m) {
   using argosy::Program;
+  m.def("sample_rows", &argosy::sample_rows, "logits"_a, "head"_a, "result"_a, "isa"_a);
+  m.def("elementary", &argosy::elementary, "name"_a, "x"_a, "y"_a, "isa"_a);
   m.def("variants", &argosy::variants, "Kernel variants this processor runs, best first.");
   nb::class_<Program>(m, "Program")
       .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a)
@@ -106,8 +136,8 @@ NB_MODULE(_core, m) {
       .def("matrix",
            [](Program& p, argosy::In<uint8_t> data, int kind, int group, bool asymmetric, int k,
               int blocks) {
-             return p.add_matrix(data.data(), data.size(),
-                                 argosy::format(kind, group, asymmetric), k, blocks);
+             return p.add_matrix(data.data(), data.size(), argosy::format(kind, group, asymmetric),
+                                 k, blocks);
            })
       .def("vector",
            [](Program& p, argosy::In<float> data) {
@@ -118,21 +148,25 @@ NB_MODULE(_core, m) {
            [](Program& p, int k, int kind, int group, bool asymmetric) {
              return p.add_inputs(k, argosy::format(kind, group, asymmetric));
            })
-      .def("rotation",
-           [](Program& p, argosy::In<float> inv_freq, float scale) {
-             return p.add_rotation(argosy::view(inv_freq), scale);
-           })
+      .def("rotation", [](Program& p, argosy::In<float> inv_freq,
+                          float scale) { return p.add_rotation(argosy::view(inv_freq), scale); })
       .def("cache_group",
            [](Program& p, int layers, int kv_heads, int head_dim, int kind, int pages) {
              return p.add_cache_group(layers, kv_heads, head_dim,
                                       static_cast<argosy::CacheKind>(kind), pages);
            })
-      .def("embed", [](Program& p, int matrix, int out) { p.add(Program::Embed{matrix, out}); })
+      .def("embed",
+           [](Program& p, int matrix, int out) {
+             p.add(Program::Embed{matrix, out});
+           })
       .def("norm",
            [](Program& p, int x, int out, int weight, float eps, std::vector<int> inputs) {
              p.add(Program::Norm{x, out, weight, eps, std::move(inputs)});
            })
-      .def("prepare", [](Program& p, int x, int inputs) { p.add(Program::Prepare{x, inputs}); })
+      .def("prepare",
+           [](Program& p, int x, int inputs) {
+             p.add(Program::Prepare{x, inputs});
+           })
       .def("linear",
            [](Program& p, int inputs, int matrix, int out, int bias, bool residual, bool gated) {
              p.add(Program::Linear{inputs, matrix, out, bias, residual, gated});
@@ -143,11 +177,11 @@ NB_MODULE(_core, m) {
              p.add(Program::Qkv{qkv, k_at, v_at, q_norm, k_norm, eps, rotation, group, layer, heads,
                                 out});
            })
-      .def("attention",
-           [](Program& p, int q, int out, int group, int layer, int heads, float scale,
-              int window) {
-             p.add(Program::Attention{q, out, group, layer, heads, scale, window});
-           })
+      .def(
+          "attention",
+          [](Program& p, int q, int out, int group, int layer, int heads, float scale, int window) {
+            p.add(Program::Attention{q, out, group, layer, heads, scale, window});
+          })
       .def("head", &Program::set_head)
       .def("step", &argosy::step, "batch"_a, "result"_a);
 }

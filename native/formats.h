@@ -8,12 +8,12 @@ namespace argosy {
 
 enum class Kind : int { kFp32, kFp16, kBf16, kW8, kW4 };
 
-constexpr int kColumns = 16;     // of a cell and of a block
-constexpr int kCellBytes = 64;   // docs/reference/bundle-format.md
-constexpr int kTileRows = 8;     // rows a linear unit handles between epilogues
+constexpr int kColumns = 16;    // of a cell and of a block
+constexpr int kCellBytes = 64;  // docs/reference/bundle-format.md
+constexpr int kTileRows = 8;    // rows a linear unit handles between epilogues
 constexpr int kPageTokens = 16;
-constexpr int kHeadTile = 32;    // rows whose logits exist at once
-constexpr int kWidthPad = 128;   // activations are padded with zeros to this many numbers
+constexpr int kHeadTile = 32;   // rows whose logits exist at once
+constexpr int kWidthPad = 128;  // activations are padded with zeros to this many numbers
 
 struct Format {
   Kind kind;

@@ -1,6 +1,7 @@
 // What the executor asks of an ISA: one table of functions, and the plain structs they take.
 #pragma once
 #include "formats.h"
+#include "sample.h"
 
 namespace argosy {
 
@@ -69,7 +70,7 @@ struct AttentionArgs {
   size_t q_stride, out_stride;
   int heads;
   float scale;
-  int window;  // 0: none
+  int window;                 // 0: none
   const int32_t* positions;   // (rows)
   const int32_t* page_table;  // of this sequence
   Cache cache;
@@ -86,6 +87,10 @@ struct Kernels {
   void (*qkv)(const QkvArgs& a, int row, int head);  // head < heads: a query; else a key and value
   // Rows [row, row + rows) of one sequence, all query heads of one kv head.
   void (*attention)(const AttentionArgs& a, int row, int rows, int kv_head);
+  void (*sample)(const SampleRow& want, void* scratch, Sampled& out);
+  uint64_t (*sample_scratch_bytes)(int32_t vocab);
+  void (*exp)(const float* x, float* y, size_t count);  // for tests: the elementary functions
+  void (*log)(const float* x, float* y, size_t count);
 };
 
 const Kernels* kernels_avx512bf16();

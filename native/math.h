@@ -81,8 +81,8 @@ static inline float log_f32(float x) {
   const float square = f * f;
   const float small = ((f * square) * q + e * 0x1.7f7d1cp-20f) - 0.5f * square;
   float y = (f + small) + e * 0x1.62e4p-1f;
-  y = x > 3.4028235e38f ? x : y;                            // +inf
-  y = x < 1.17549435e-38f ? -__builtin_huge_valf() : y;     // zeros and denormals
+  y = x > 3.4028235e38f ? x : y;                         // +inf
+  y = x < 1.17549435e-38f ? -__builtin_huge_valf() : y;  // zeros and denormals
   y = x < 0.0f ? __builtin_nanf("") : y;
   return x != x ? x : y;
 }
@@ -100,12 +100,12 @@ static inline void sincos_f64(double x, double* sine, double* cosine) {
   const double r = c + rest;
   const double lo = (c - r) + rest;
   const double z = r * r;
-  const double ps =
-      8.33333333332248946124e-03 +
-      z * (-1.98412698298579493134e-04 +
-           z * (2.75573137070700676789e-06 +
-                z * (-2.50507602534068634195e-08 + z * 1.58969099521155010221e-10)));
-  const double s = r - ((z * (0.5 * lo - (z * r) * ps) - lo) + (z * r) * 1.66666666666666324348e-01);
+  const double ps = 8.33333333332248946124e-03 +
+                    z * (-1.98412698298579493134e-04 +
+                         z * (2.75573137070700676789e-06 +
+                              z * (-2.50507602534068634195e-08 + z * 1.58969099521155010221e-10)));
+  const double s =
+      r - ((z * (0.5 * lo - (z * r) * ps) - lo) + (z * r) * 1.66666666666666324348e-01);
   const double pc =
       z * (4.16666666666666019037e-02 +
            z * (-1.38888888888741095749e-03 +
@@ -154,7 +154,9 @@ static inline float gumbel_of_hash(uint32_t h) {
   return -log_f32(-(log_f32(u) + lost / u));
 }
 
-static inline float gumbel(uint64_t key, uint32_t id) { return gumbel_of_hash(gumbel_hash(key, id)); }
+static inline float gumbel(uint64_t key, uint32_t id) {
+  return gumbel_of_hash(gumbel_hash(key, id));
+}
 
 }  // namespace ARGOSY_ISA_NS
 }  // namespace argosy

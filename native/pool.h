@@ -29,7 +29,7 @@ class Pool {
   const int threads_;
   void (*fn_)(void*, int) = nullptr;
   void* context_ = nullptr;
-  alignas(64) std::atomic<uint32_t> epoch_{0};    // raised to start a run, and to stop
+  alignas(64) std::atomic<uint32_t> epoch_{0};  // raised to start a run, and to stop
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
   std::atomic<bool> stopping_{false};

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -18,11 +19,15 @@ int round_up(int x, int multiple) { return (x + multiple - 1) / multiple * multi
 
 int cell_k(Kind kind) {
   switch (kind) {
-    case Kind::kFp32: return 1;
+    case Kind::kFp32:
+      return 1;
     case Kind::kFp16:
-    case Kind::kBf16: return 2;
-    case Kind::kW8: return 4;
-    case Kind::kW4: return 8;
+    case Kind::kBf16:
+      return 2;
+    case Kind::kW8:
+      return 4;
+    case Kind::kW4:
+      return 8;
   }
   return 1;
 }
@@ -37,21 +42,6 @@ size_t block_bytes(Format f, int k) {
   if (!quantized(f)) return cells;
   const size_t groups = padded / f.group;
   return cells + kCellBytes * (f.asymmetric ? groups : (groups + 1) / 2);
-}
-
-[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
-
-void check_range(std::span<const int32_t> values, int64_t end, const char* what) {
-  for (const int32_t v : values)
-    if (v < 0 || v >= end)
-      refuse(std::string(what) + " " + std::to_string(v) + " is not in [0, " +
-             std::to_string(end) + ")");
-}
-
-void check_size(size_t size, size_t expected, const char* what) {
-  if (size != expected)
-    refuse(std::string(what) + " has " + std::to_string(size) + " entries, not " +
-           std::to_string(expected));
 }
 
 }  // namespace
@@ -102,7 +92,8 @@ int Program::add_buffer(int width) {
 
 int Program::add_inputs(int k, Format format) {
   const int padded = pad_k(format, k);
-  inputs_.push_back({format, k, padded, quantized(format) ? padded / format.group : 0, {}, {}, {}, {}});
+  inputs_.push_back(
+      {format, k, padded, quantized(format) ? padded / format.group : 0, {}, {}, {}, {}});
   return static_cast<int>(inputs_.size()) - 1;
 }
 
@@ -129,13 +120,16 @@ int Program::add_cache_group(int layers, int kv_heads, int head_dim, CacheKind k
 
 void Program::set_head(int x, int inputs, int matrix, int bias, int vocabulary) {
   head_ = {x, inputs, matrix, bias, vocabulary};
+  const size_t part = kernels_->sample_scratch_bytes(vocabulary);
+  scratch_ = Memory(((part + 63) / 64 * 64) * static_cast<size_t>(pool_.threads()));
 }
 
 Inputs Program::InputBuffer::view() const {
   Inputs in{};
   in.values = values.data();
-  in.value_stride = static_cast<size_t>(
-      format.kind == Kind::kBf16 ? 2 * k_pad : quantized(format) ? round_up(k_pad, 64) : 4 * k_pad);
+  in.value_stride = static_cast<size_t>(format.kind == Kind::kBf16 ? 2 * k_pad
+                                        : quantized(format)        ? round_up(k_pad, 64)
+                                                                   : 4 * k_pad);
   in.scales = reinterpret_cast<float*>(scales.data());
   in.starts = reinterpret_cast<int32_t*>(starts.data());
   in.sums = reinterpret_cast<float*>(sums.data());
@@ -201,35 +195,6 @@ void Program::check(const Step& s) const {
   }
 }
 
-void Program::check_head(const Step& s) const {
-  const size_t n = s.head_rows.size();
-  check_range(s.head_rows, static_cast<int64_t>(s.tokens.size()), "head row");
-  check_range(s.targets, head_.vocabulary, "target");
-  check_range(s.edit_ids, head_.vocabulary, "edited token");
-  for (const size_t size :
-       {s.targets.size(), s.want.size(), s.logprobs.size(), s.top_k.size(),
-        s.draw_positions.size(), s.mask_rows.size(), s.draw.size(), s.has_mask.size(),
-        s.temperature.size(), s.top_p.size(), s.min_p.size(), s.seeds.size(),
-        s.head_status.size(), s.out_tokens.size(), s.out_rank.size(), s.out_logprob.size()})
-    check_size(size, n, "an array of head rows");
-  check_size(s.edit_starts.size(), n + 1, "edit_starts");
-  for (size_t h = 0; h < n; ++h)
-    if (s.edit_starts[h] < 0 || s.edit_starts[h] > s.edit_starts[h + 1]) refuse("edit_starts fall");
-  for (const size_t size :
-       {s.edit_ids.size(), s.edit_bias.size(), s.edit_repetition.size(), s.edit_penalty.size()})
-    check_size(size, static_cast<size_t>(s.edit_starts[n]), "edits");
-  const size_t words = static_cast<size_t>((head_.vocabulary + 31) / 32);
-  for (size_t h = 0; h < n; ++h) {
-    if (s.has_mask[h] && (s.mask_rows[h] < 0 || (s.mask_rows[h] + 1) * words > s.masks.size()))
-      refuse("mask row " + std::to_string(s.mask_rows[h]) + " does not exist");
-    if (n && static_cast<size_t>(s.logprobs[h]) > s.out_top_ids.size() / n)
-      refuse("more logprobs wanted than there is room for");
-  }
-  check_size(s.out_top_logprobs.size(), s.out_top_ids.size(), "top logprobs");
-  if (!s.out_logits.empty())
-    check_size(s.out_logits.size(), n * static_cast<size_t>(head_.vocabulary), "logits");
-}
-
 // ---- one step -----------------------------------------------------------------------------------
 
 void Program::copy_pages(const Step& s) {
@@ -274,8 +239,8 @@ struct Program::Run {
   void prepare_row(int inputs, int x, int row) const {
     const InputBuffer& in = p.inputs_[inputs];
     const Buffer& b = p.buffers_[x];
-    const PrepareArgs a{b.data(), static_cast<size_t>(b.stride), nullptr, in.format, in.k,
-                        in.k_pad, in.view()};
+    const PrepareArgs a{b.data(), static_cast<size_t>(b.stride), nullptr, in.format, in.k, in.k_pad,
+                        in.view()};
     p.kernels_->prepare(a, row);
   }
 
@@ -295,8 +260,13 @@ struct Program::Run {
 
   void run(size_t phase, const Norm& n) {
     const Buffer &x = p.buffers_[n.x], &out = p.buffers_[n.out];
-    const NormArgs a{x.data(), static_cast<size_t>(x.stride), out.data(),
-                     static_cast<size_t>(out.stride), vector(n.weight), x.width, n.eps};
+    const NormArgs a{x.data(),
+                     static_cast<size_t>(x.stride),
+                     out.data(),
+                     static_cast<size_t>(out.stride),
+                     vector(n.weight),
+                     x.width,
+                     n.eps};
     share(phase, rows, 1, [&](int r) {
       p.kernels_->norm(a, r);
       for (const int i : n.inputs) prepare_row(i, n.out, r);
@@ -309,8 +279,14 @@ struct Program::Run {
 
   void run(size_t phase, const Linear& l) {
     const Buffer& out = p.buffers_[l.out];
-    const LinearArgs a{p.matrices_[l.matrix], p.inputs_[l.inputs].view(), rows, vector(l.bias),
-                       out.data(), static_cast<size_t>(out.stride), l.residual, l.gated};
+    const LinearArgs a{p.matrices_[l.matrix],
+                       p.inputs_[l.inputs].view(),
+                       rows,
+                       vector(l.bias),
+                       out.data(),
+                       static_cast<size_t>(out.stride),
+                       l.residual,
+                       l.gated};
     const int units = l.gated ? a.w.blocks / 2 : a.w.blocks;
     share(phase, units, grain(units), [&](int u) { p.kernels_->linear(a, u); });
   }
@@ -318,10 +294,21 @@ struct Program::Run {
   void run(size_t phase, const Qkv& q) {
     const Buffer &x = p.buffers_[q.qkv], &out = p.buffers_[q.out];
     const Rotation& t = p.rotations_[q.rotation];
-    const QkvArgs a{x.data(), static_cast<size_t>(x.stride), q.k_at, q.v_at, vector(q.q_norm),
-                    vector(q.k_norm), q.eps, t.cosine.data(), t.sine.data(),
-                    static_cast<int>(t.inv_freq.size()), s.slots[q.group].data(), out.data(),
-                    static_cast<size_t>(out.stride), q.heads, p.groups_[q.group].layer(q.layer),
+    const QkvArgs a{x.data(),
+                    static_cast<size_t>(x.stride),
+                    q.k_at,
+                    q.v_at,
+                    vector(q.q_norm),
+                    vector(q.k_norm),
+                    q.eps,
+                    t.cosine.data(),
+                    t.sine.data(),
+                    static_cast<int>(t.inv_freq.size()),
+                    s.slots[q.group].data(),
+                    out.data(),
+                    static_cast<size_t>(out.stride),
+                    q.heads,
+                    p.groups_[q.group].layer(q.layer),
                     s.row_nonfinite.data()};
     const int heads = q.heads + a.cache.kv_heads;
     share(phase, rows * heads, grain(rows * heads),
@@ -330,9 +317,16 @@ struct Program::Run {
 
   void run(size_t phase, const Attention& t) {
     const Buffer &q = p.buffers_[t.q], &out = p.buffers_[t.out];
-    AttentionArgs a{q.data(), out.data(), static_cast<size_t>(q.stride),
-                    static_cast<size_t>(out.stride), t.heads, t.scale, t.window,
-                    s.positions.data(), nullptr, p.groups_[t.group].layer(t.layer)};
+    AttentionArgs a{q.data(),
+                    out.data(),
+                    static_cast<size_t>(q.stride),
+                    static_cast<size_t>(out.stride),
+                    t.heads,
+                    t.scale,
+                    t.window,
+                    s.positions.data(),
+                    nullptr,
+                    p.groups_[t.group].layer(t.layer)};
     const std::span<const int32_t> tables = s.page_tables[t.group];
     const size_t width = tables.size() / s.lengths.size();
     const int heads = a.cache.kv_heads;
@@ -345,12 +339,17 @@ struct Program::Run {
   }
 
   // Logits of head rows [first, first + count), then their draws.
-  void head_tile(size_t phase, int first, int count) {
+  void head_tile(size_t phase, int first, int count, int thread) {
     const HeadOp& h = p.head_;
     const Buffer& x = p.buffers_[h.x];
     const InputBuffer& in = p.inputs_[h.inputs];
-    const PrepareArgs prepare{x.data(), static_cast<size_t>(x.stride),
-                              s.head_rows.data() + first, in.format, in.k, in.k_pad, in.view()};
+    const PrepareArgs prepare{x.data(),
+                              static_cast<size_t>(x.stride),
+                              s.head_rows.data() + first,
+                              in.format,
+                              in.k,
+                              in.k_pad,
+                              in.view()};
     share(phase, count, 1, [&](int r) { p.kernels_->prepare(prepare, r); });
     p.pool_.barrier();
     const Matrix& w = p.matrices_[h.matrix];
@@ -359,12 +358,16 @@ struct Program::Run {
     const LinearArgs linear{w, in.view(), count, vector(h.bias), logits, stride, false, false};
     share(phase + 1, w.blocks, grain(w.blocks), [&](int u) { p.kernels_->linear(linear, u); });
     p.pool_.barrier();
-    share(phase + 2, count, 1,
-          [&](int r) { p.sample(s, first + r, logits + static_cast<size_t>(r) * stride); });
+    const size_t part = p.scratch_.size() / static_cast<size_t>(p.pool_.threads());
+    uint8_t* scratch = p.scratch_.data() + part * static_cast<size_t>(thread);
+    share(phase + 2, count, 1, [&](int r) {
+      sample_head_row(*p.kernels_, s, static_cast<size_t>(first + r), p.head_.vocabulary,
+                      logits + static_cast<size_t>(r) * stride, scratch);
+    });
     p.pool_.barrier();
   }
 
-  void all() {
+  void all(int thread) {
     size_t phase = 0;
     for (const Instruction& i : p.instructions_) {
       std::visit([&](const auto& op) { run(phase, op); }, i);
@@ -373,26 +376,19 @@ struct Program::Run {
     }
     const int heads = static_cast<int>(s.head_rows.size());
     for (int first = 0; first < heads; first += kHeadTile, phase += 3)
-      head_tile(phase, first, std::min(kHeadTile, heads - first));
+      head_tile(phase, first, std::min(kHeadTile, heads - first), thread);
   }
 };
 
-void Program::sample(Step& s, int h, float* logits) {
-  const int v = head_.vocabulary;
-  if (!s.out_logits.empty()) std::memcpy(s.out_logits.data() + (size_t)h * v, logits, 4 * (size_t)v);
-  int best = 0;
-  for (int i = 1; i < v; ++i) if (logits[i] > logits[best]) best = i;
-  s.out_tokens[h] = best;
-}
-
 void Program::step(Step& s) {
+  const std::lock_guard<std::mutex> one_at_a_time(mutex_);
   check(s);
-  check_head(s);
+  check_head(s, s.tokens.size(), head_.vocabulary);
   if (s.tokens.empty()) return;
   reserve(static_cast<int>(s.tokens.size()), static_cast<int>(s.head_rows.size()));
   copy_pages(s);
   Run run(*this, s);
-  pool_.run([](void* r, int) { static_cast<Run*>(r)->all(); }, &run);
+  pool_.run([](void* r, int thread) { static_cast<Run*>(r)->all(thread); }, &run);
 }
 
 }  // namespace argosy

@@ -5,6 +5,7 @@
 #pragma once
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <variant>
@@ -12,6 +13,7 @@
 
 #include "kernels.h"
 #include "pool.h"
+#include "step.h"
 
 namespace argosy {
 
@@ -29,22 +31,6 @@ class Memory {
  private:
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
-};
-
-// One step's arrays, as engine/batch.py builds them. All borrowed for the length of the call.
-struct Step {
-  std::span<const int32_t> tokens, positions, row_starts, lengths;
-  std::vector<std::span<const int32_t>> slots, page_tables, copies;  // one per cache group
-  std::span<const int32_t> head_rows, targets, logprobs, top_k, draw_positions, edit_starts,
-      edit_ids, mask_rows;
-  std::span<const uint8_t> draw, want, has_mask;
-  std::span<const float> temperature, top_p, min_p, edit_bias, edit_repetition, edit_penalty;
-  std::span<const uint64_t> seeds;
-  std::span<const uint32_t> masks;
-  // Results.
-  std::span<uint8_t> row_nonfinite, head_status;
-  std::span<int32_t> out_tokens, out_rank, out_top_ids;
-  std::span<float> out_logprob, out_top_logprobs, out_logits;  // logits: empty unless wanted
 };
 
 class Program {
@@ -127,11 +113,10 @@ class Program {
   struct Run;  // one step on all threads
 
   void check(const Step& s) const;
-  void check_head(const Step& s) const;
   void reserve(int rows, int head_rows);
   void copy_pages(const Step& s);
-  void sample(Step& s, int row, float* logits);
 
+  std::mutex mutex_;  // steps of several callers go one after another
   Pool pool_;
   const Kernels* kernels_;
   long process_;
@@ -144,7 +129,7 @@ class Program {
   std::vector<CacheGroup> groups_;
   std::vector<Instruction> instructions_;
   HeadOp head_;
-  Memory logits_;
+  Memory logits_, scratch_;  // scratch_: the sampler's, one part per thread
 };
 
 }  // namespace argosy

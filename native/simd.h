@@ -68,8 +68,8 @@ struct F32x16 {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
   }
   static F32x16 odd_bf16(const void* p) {
-    return {_mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(~0xffff)))};
+    return {
+        _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(~0xffff)))};
   }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   friend F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -83,8 +83,7 @@ inline I32x16 max_abs(I32x16 m, F32x16 x) {
   return {_mm512_max_epi32(m.v, a)};
 }
 inline void round_to_s8(F32x16 x, int8_t* out) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
-                   _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
 }
 
 #elif defined(__AVX2__)

@@ -141,8 +141,7 @@ inline void attend_tile(const AttentionArgs& a, int tile, int kv_head, const flo
     const float shrink = soften(p, low, high, a.scale, run[r]);
     const int blocks = (a.cache.head_dim + 15) / 16;
     int b = 0;
-    for (; b + 4 <= blocks; b += 4)
-      accumulate<kKind, 4>(a, keys, p, low, high, shrink, b, run[r]);
+    for (; b + 4 <= blocks; b += 4) accumulate<kKind, 4>(a, keys, p, low, high, shrink, b, run[r]);
     for (; b < blocks; ++b) accumulate<kKind, 1>(a, keys, p, low, high, shrink, b, run[r]);
   }
 }

@@ -1,8 +1,8 @@
 // A linear unit: one block of columns (a gate and up pair when gated), all rows, and the epilogue.
 #pragma once
-#include "matmul.h"
 #include "../kernels.h"
 #include "../math.h"
+#include "matmul.h"
 
 namespace argosy::ARGOSY_ISA {
 

@@ -2,8 +2,8 @@
 //
 // The numeric contract (docs/explanation/numeric-contract.md): a row's sum is the same whatever
 // other rows share the tile. Quantized: integer dots exact within a group, groups added by fma in
-// ascending order. fp32, fp16, bf16: chunks of kChunk k, four chains per chunk (element, or pair for
-// bf16, number i goes to chain i % 4), added as (c0+c1)+(c2+c3), chunks in ascending order.
+// ascending order. fp32, fp16, bf16: chunks of kChunk k, four chains per chunk (element, or pair
+// for bf16, number i goes to chain i % 4), added as (c0+c1)+(c2+c3), chunks in ascending order.
 #pragma once
 #include "../formats.h"
 #include "../simd.h"
@@ -75,8 +75,8 @@ struct W {
 };
 inline void dot(I32x16& acc, const W& w, const int8_t* a) {
   for (int c = 0; c < 16; ++c)
-    acc.v[c] += w.v[4 * c] * a[0] + w.v[4 * c + 1] * a[1] + w.v[4 * c + 2] * a[2] +
-                w.v[4 * c + 3] * a[3];
+    acc.v[c] +=
+        w.v[4 * c] * a[0] + w.v[4 * c + 1] * a[1] + w.v[4 * c + 2] * a[2] + w.v[4 * c + 3] * a[3];
 }
 inline W load_w8(const uint8_t* p) {
   W w;
@@ -214,9 +214,14 @@ void tile_float(const Matrix& w, int block, const Inputs& in, int row, float* ou
     }
     for (int c = 0; i < end; ++i, ++c, p += kStepBytes)  // tail of the last chunk, same chains
       switch (c) {
-        case 0: float_step<kKind, kRows>(p, a, i, acc); break;
-        case 1: float_step<kKind, kRows>(p, a, i, acc + 1); break;
-        default: float_step<kKind, kRows>(p, a, i, acc + 2);
+        case 0:
+          float_step<kKind, kRows>(p, a, i, acc);
+          break;
+        case 1:
+          float_step<kKind, kRows>(p, a, i, acc + 1);
+          break;
+        default:
+          float_step<kKind, kRows>(p, a, i, acc + 2);
       }
     for (int m = 0; m < kRows; ++m) {
       const F32x16* c = acc + m * kChains;
@@ -250,11 +255,16 @@ void tiles(const Matrix& w, int block, const Inputs& in, int row, int rows, floa
 inline void matmul_tile(const Matrix& w, int block, const Inputs& in, int row, int rows,
                         float* out) {
   switch (w.format.kind) {
-    case Kind::kFp32: return tiles<Kind::kFp32, kFloatRows>(w, block, in, row, rows, out);
-    case Kind::kFp16: return tiles<Kind::kFp16, kFloatRows>(w, block, in, row, rows, out);
-    case Kind::kBf16: return tiles<Kind::kBf16, kFloatRows>(w, block, in, row, rows, out);
-    case Kind::kW8: return tiles<Kind::kW8, kIntRows>(w, block, in, row, rows, out);
-    case Kind::kW4: return tiles<Kind::kW4, kIntRows>(w, block, in, row, rows, out);
+    case Kind::kFp32:
+      return tiles<Kind::kFp32, kFloatRows>(w, block, in, row, rows, out);
+    case Kind::kFp16:
+      return tiles<Kind::kFp16, kFloatRows>(w, block, in, row, rows, out);
+    case Kind::kBf16:
+      return tiles<Kind::kBf16, kFloatRows>(w, block, in, row, rows, out);
+    case Kind::kW8:
+      return tiles<Kind::kW8, kIntRows>(w, block, in, row, rows, out);
+    case Kind::kW4:
+      return tiles<Kind::kW4, kIntRows>(w, block, in, row, rows, out);
   }
 }
 

@@ -8,8 +8,8 @@ namespace argosy::ARGOSY_ISA {
 
 // ---- embed --------------------------------------------------------------------------------------
 
-inline float weight_in_group(const Matrix& w, const uint8_t* cells, const uint8_t* line, bool second,
-                             int col, int k) {
+inline float weight_in_group(const Matrix& w, const uint8_t* cells, const uint8_t* line,
+                             bool second, int col, int k) {
   const auto* scales = reinterpret_cast<const uint16_t*>(line + (second ? 32 : 0));
   const float s = half_to_float(scales[col]);
   if (w.format.kind == Kind::kW8)
@@ -49,10 +49,10 @@ inline void embed(const Matrix& w, int32_t token, float* out) {
       break;
     case Kind::kBf16:
       for (int k = 0; k < w.k; ++k)
-        out[k] =
-            bf16_to_float(reinterpret_cast<const uint16_t*>(p)[k / 2 * 32 + 2 * col + k % 2]);
+        out[k] = bf16_to_float(reinterpret_cast<const uint16_t*>(p)[k / 2 * 32 + 2 * col + k % 2]);
       break;
-    default: embed_quantized(w, p, col, out);
+    default:
+      embed_quantized(w, p, col, out);
   }
 }
 
@@ -112,7 +112,8 @@ inline void prepare(const PrepareArgs& a, int row) {
       for (int i = 0; i < a.k_pad; ++i)
         reinterpret_cast<uint16_t*>(values)[i] = float_to_bf16(x[i]);
       return;
-    default: break;
+    default:
+      break;
   }
   const int zero_point = a.format.asymmetric ? 0 : a.format.kind == Kind::kW4 ? 8 : 128;
   for (int g = 0; g < a.k_pad / a.format.group; ++g) {

@@ -107,7 +107,7 @@ class NativeRuntime:
 
     def _arrays(self, batch: Batch) -> _Arrays:
         heads = len(batch.head.rows)
-        wanted = int(batch.head.logprobs.max()) if heads else 0
+        wanted = int((batch.head.logprobs * batch.head.want_logprobs).max(initial=0))
         return _Arrays(
             row_nonfinite=np.zeros(len(batch.tokens), np.uint8),
             head_status=np.zeros(heads, np.uint8),

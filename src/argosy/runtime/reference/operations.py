@@ -1,0 +1,75 @@
+"""The operations of a program on float64 rows, rounded only where a format stores them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from argosy.bundle.cells import from_bf16, to_bf16
+from argosy.model.formats import Format, Kind
+from argosy.model.program import Rope
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+
+
+def as_input(x: F64, fmt: Format) -> F64:
+    """Rows `x` (N, k) as a linear over weights of `fmt` sees them.
+
+    Over w4 and w8: s8 integers with one fp32 scale per group of k, q = rint(x * (127 / absmax)).
+    Over bf16: bf16. Over fp16 and fp32: fp32.
+    """
+    rows = x.astype(np.float32)
+    if fmt.kind is Kind.BF16:
+        return from_bf16(to_bf16(rows)).astype(np.float64)
+    if not fmt.quantized:
+        return rows.astype(np.float64)
+    n, k = rows.shape
+    groups = np.pad(rows, ((0, 0), (0, fmt.pad_k(k) - k))).reshape(n, -1, fmt.group)
+    largest = np.abs(groups).max(axis=-1, keepdims=True)
+    zero = largest < np.float32(2.0**-100)  # its reciprocal would overflow
+    inverse = np.where(zero, np.float32(0), np.float32(127) / largest)
+    scale = np.where(zero, np.float32(0), largest / np.float32(127)).astype(np.float64)
+    read: F64 = (np.rint(groups * inverse) * scale).reshape(n, -1)[:, :k]
+    return read
+
+
+def rms_norm(x: F64, weight: F64, eps: float) -> F64:
+    """x / rms(x) * weight over the last axis. Source: arXiv:1910.07467."""
+    rms: F64 = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x / rms * weight
+
+
+def silu(x: F64) -> F64:
+    """x * sigmoid(x). Source: Elfwing et al. 2017, arXiv:1702.03118."""
+    y: F64 = x / (1 + np.exp(-x))
+    return y
+
+
+def rotate(x: F64, positions: I32, rope: Rope) -> F64:
+    """Turn the first `rope.dim` lanes of heads `x` (N, heads, dim) by their positions (N,).
+
+    Angles are fp32 products of position and frequency, as in transformers.
+    """
+    inv_freq = np.array(rope.inv_freq, np.float32)
+    angles = (positions.astype(np.float32)[:, None] * inv_freq).astype(np.float64)[:, None]
+    cosine, sine = np.cos(angles) * rope.scale, np.sin(angles) * rope.scale
+    half = rope.dim // 2
+    a, b = x[..., :half], x[..., half : rope.dim]
+    turned = [a * cosine - b * sine, b * cosine + a * sine, x[..., rope.dim :]]
+    return np.concatenate(turned, axis=-1)
+
+
+def attend(q: F64, keys: F64, values: F64, scale: float) -> F64:
+    """One query's heads (heads, dim) over keys and values (T, kv heads, dim), each head its own.
+
+    Query head i reads kv head i // (heads / kv heads). Source: arXiv:1706.03762, 2305.13245.
+    """
+    group = q.shape[0] // keys.shape[1]
+    out = np.empty_like(q)
+    for head, query in enumerate(q):
+        scores = keys[:, head // group] @ query * scale
+        weights = np.exp(scores - scores.max())
+        out[head] = weights / weights.sum() @ values[:, head // group]
+    return out
