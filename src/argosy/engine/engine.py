@@ -1,0 +1,147 @@
+"""The engine loop: arrivals in, one step, events out. Read this page first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Seq
+from importlib import import_module
+
+from argosy.bundle.open import Bundle
+from argosy.config import EngineConfig
+from argosy.engine.batch import build_batch, read_result
+from argosy.engine.machine import Machine, read_machine
+from argosy.engine.pages import PagePool
+from argosy.engine.plan import MemoryPlan, max_model_len, plan_memory
+from argosy.engine.scheduler import Scheduler
+from argosy.engine.step import Limits, Outcome, Plan
+from argosy.errors import ConfigError, RequestError
+from argosy.model.formats import AUTO_DTYPE, Kind, parse_cache_dtype, parse_dtype
+from argosy.runtime.reference import ReferenceRuntime
+from argosy.types import Abort, Event, Request, Runtime
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """A scheduler and a runtime; whoever owns it calls `step` while it `has_work`.
+
+    memory: how the memory was divided, one line as text; None where nothing was.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, runtime: Runtime, *, memory: MemoryPlan | None = None
+    ) -> None:
+        self.scheduler = scheduler
+        self.runtime = runtime
+        self.memory = memory
+        self._inbox: list[Request | Abort] = []
+        self._queued: set[tuple[str, int]] = set()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self._inbox) or self.scheduler.has_work
+
+    def add(self, request: Request) -> None:
+        """Queue a request for the next step. Raises RequestError for a name still in use."""
+        first, name = request.index, request.request_id
+        for index in range(first, first + request.params.n):
+            if (name, index) in self._queued or self.scheduler.roster.find(name, index):
+                raise RequestError(f"request id {name!r} ({index}) is in use; give each its own")
+        self._queued.update((name, index) for index in range(first, first + request.params.n))
+        self._inbox.append(request)
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences, with the next step; unknown names are ignored."""
+        self._inbox.append(Abort(request_id, index))
+
+    def step(self, now: float) -> list[Event]:
+        """Run one step; what it did for each sequence. now: seconds of the caller's clock."""
+        inbox, self._inbox = self._inbox, []
+        self._queued.clear()
+        self.scheduler.admit(inbox, now)
+        plan = self.scheduler.plan()
+        return self.scheduler.commit(plan, self._execute(plan))
+
+    def _execute(self, plan: Plan) -> Seq[Outcome]:
+        """What the plan gave; if the whole step fails, that it failed, for each sequence."""
+        if not plan.work:
+            return ()
+        try:
+            batch = build_batch(plan, vocab_size=self.scheduler.limits.vocab_size)
+            return read_result(plan, self.runtime.submit(batch).result())
+        except Exception as exc:  # whatever it was, the engine lives on
+            _log.exception("a step of %d sequences failed", len(plan.work))
+            error = f"the step failed: {type(exc).__name__}: {exc}"
+            return [Outcome(error=error)] * len(plan.work)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget what could be found again; sequences that run keep their pages."""
+        for pool in self.scheduler.tables.pools:
+            pool.forget()
+
+    def close(self) -> None:
+        """Give memory and threads back; the engine is of no use after."""
+        self.runtime.close()
+
+
+def open_engine(bundle: Bundle, config: EngineConfig, machine: Machine | None = None) -> Engine:
+    """An engine for an opened bundle, by default on the machine as it is found.
+
+    Raises ConfigError for options that do not go together, OutOfMemory if it does not fit.
+    """
+    machine = machine or read_machine()
+    program = bundle.program
+    cache_dtype = choose_cache_dtype(bundle, config)
+    memory = plan_memory(program, config, machine, cache_dtype)
+    limits = Limits(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=max_model_len(program, config),
+        vocab_size=program.vocab_size,
+        by_priority=config.scheduling_policy == "priority",
+        prefix_caching=config.enable_prefix_caching,
+    )
+    pools = [
+        PagePool(num_pages, window=group.window)
+        for num_pages, group in zip(memory.num_pages, program.caches, strict=True)
+    ]
+    runtime = _open_runtime(bundle, config, machine, memory.num_pages, cache_dtype)
+    return Engine(Scheduler(limits, pools), runtime, memory=memory)
+
+
+def choose_cache_dtype(bundle: Bundle, config: EngineConfig) -> str:
+    """fp32 or bf16, as asked; "auto" follows the weights. Raises ConfigError."""
+    formats = {str(matrix.format) for matrix in bundle.program.matrices.values()}
+    if parse_dtype(config.dtype) == "fp32" and formats != {Kind.FP32}:
+        raise ConfigError(
+            f"dtype=float32 means weights, activations and cache in fp32, and this bundle holds "
+            f"{', '.join(sorted(formats))}; build it with --quantize fp32, or set dtype=auto"
+        )
+    if config.kv_cache_dtype != "auto":
+        return parse_cache_dtype(config.kv_cache_dtype)
+    is_quantized = any(matrix.format.quantized for matrix in bundle.program.matrices.values())
+    return "bf16" if is_quantized else AUTO_DTYPE["cpu"][bundle.dtype][1]
+
+
+def _open_runtime(
+    bundle: Bundle,
+    config: EngineConfig,
+    machine: Machine,
+    num_pages: tuple[int, ...],
+    cache_dtype: str,
+) -> Runtime:
+    if config.runtime == "reference":
+        return ReferenceRuntime(
+            bundle, num_pages=num_pages, cache_dtype=cache_dtype, keep_logits=config.keep_logits
+        )
+    # By name and only now: the reference runtime works where the C++ core was not built.
+    native = import_module("argosy.runtime.native")
+    runtime: Runtime = native.NativeRuntime(
+        bundle,
+        num_pages=num_pages,
+        cache_dtype=cache_dtype,
+        num_threads=config.num_threads or machine.cores,
+        keep_logits=config.keep_logits,
+    )
+    return runtime
