@@ -79,7 +79,7 @@ def test_linear_agrees_with_the_reference(isa: str, fmt: str, k: int, n: int, ro
 @pytest.mark.parametrize("isa", variants())
 @pytest.mark.parametrize("fmt", ["fp32", "bf16", "w8", "w4z"])
 def test_gated_linear_agrees_with_the_reference(isa: str, fmt: str) -> None:
-    bundle = random_linear(fmt, 96, 40, 11, gated=True)
+    bundle = random_linear(fmt, 96, 40, 11, gated=True, bias=True)
     step = batch(one_prompt(11), groups=0)
     got, want = logits(native(bundle, isa), step), logits(reference(bundle), step)
     spread = magnitude(bundle, 11)

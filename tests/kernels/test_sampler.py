@@ -1,4 +1,4 @@
-"""The native sampler agrees with the plain one bit for bit, on every variant this processor runs."""
+"""The native sampler agrees with the plain one bit for bit, on every variant of the kernels."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def native(logits: F32, head: HeadRows, isa: str) -> Result:
         np.zeros((rows, wanted), np.float32),
     )
     _core.sample_rows(logits.copy(), head, got, isa)
-    errors = {
-        h: error for h, s in enumerate(got.head_status) if (error := STATUS[s]) is not None
-    }
+    errors = {h: error for h, s in enumerate(got.head_status) if (error := STATUS[s]) is not None}
     return Result(
         head.starts, got.tokens, got.logprob, got.rank, got.top_ids, got.top_logprobs, errors
     )
@@ -191,7 +189,14 @@ def test_top_p_on_the_border_agrees(top_p: float, isa: str) -> None:
     for vocab in (4, 64, 1024, 4096):
         logits = np.ones((64, vocab), np.float32)
         head = make_head(
-            64, vocab, np.random.default_rng(5), draw=1, temperature=1, top_k=0, min_p=0, top_p=top_p
+            64,
+            vocab,
+            np.random.default_rng(5),
+            draw=1,
+            temperature=1,
+            top_k=0,
+            min_p=0,
+            top_p=top_p,
         )
         assert_agree(logits, head, isa)
         assert native(logits, head, isa).tokens.max() < vocab * top_p

@@ -267,9 +267,7 @@ def test_edits_come_in_their_order() -> None:
 def test_bans_and_masks_hold_at_every_setting() -> None:
     x = logits(5, 4, 3, 2, 1)
     ban = edits((0, -INF, 1.0, 0.0))
-    mask = replace(
-        head(), has_mask=np.ones(1, np.uint8), masks=np.array([[0b01101]], np.uint32)
-    )
+    mask = replace(head(), has_mask=np.ones(1, np.uint8), masks=np.array([[0b01101]], np.uint32))
     for temperature in (0, 1, 2):
         for limits in ({}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.001}):
             for seed in range(20):

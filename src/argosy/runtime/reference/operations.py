@@ -28,9 +28,9 @@ def as_input(x: F64, fmt: Format) -> F64:
     n, k = rows.shape
     groups = np.pad(rows, ((0, 0), (0, fmt.pad_k(k) - k))).reshape(n, -1, fmt.group)
     largest = np.abs(groups).max(axis=-1, keepdims=True)
-    zero = largest < np.float32(2.0**-100)  # its reciprocal would overflow
-    inverse = np.where(zero, np.float32(0), np.float32(127) / largest)
-    scale = np.where(zero, np.float32(0), largest / np.float32(127)).astype(np.float64)
+    # Below 2^-100 a group is zero: its reciprocal would overflow.
+    inverse = np.where(largest < 2.0**-100, 0, np.float32(127) / np.maximum(largest, 2.0**-100))
+    scale = (largest / np.float32(127)).astype(np.float64)
     read: F64 = (np.rint(groups * inverse) * scale).reshape(n, -1)[:, :k]
     return read
 

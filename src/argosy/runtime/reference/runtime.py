@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from argosy.bundle.pack import unpack_matrix
 from argosy.errors import UnsupportedParameter
-from argosy.model.program import Attention, Embed, Head, Linear, Norm, Op, Program, Qkv
+from argosy.model.formats import COLUMNS
+from argosy.model.program import Attention, Embed, Head, Linear, Matrix, Norm, Op, Program, Qkv
 from argosy.runtime.reference.cache import Pages
 from argosy.runtime.reference.operations import as_input, attend, rms_norm, rotate, silu
 from argosy.runtime.reference.sampling import sample_rows
@@ -147,9 +148,8 @@ class ReferenceRuntime:
         parts = [inputs @ columns.T.astype(np.float64) for columns in self._columns[weight]]
         if bias is None:
             return parts
-        starts = np.cumsum([0] + [s.padded for s in matrix.segments])
-        shift = self._vectors[bias]
-        return [y + shift[at : at + y.shape[1]] for y, at in zip(parts, starts, strict=False)]
+        shifts = split_columns(matrix, self._vectors[bias])
+        return [y + shift for y, shift in zip(parts, shifts, strict=True)]
 
     def _linear(self, op: Linear, x: F64) -> F64:
         parts = self._product(x, op.weight, op.bias)
@@ -203,3 +203,13 @@ def _check_served(batch: Batch) -> None:
             "the reference runtime serves one program and one position axis; "
             f"program={batch.program!r} with {len(batch.positions)} axes is neither"
         )
+
+
+def split_columns(matrix: Matrix, stored: F64) -> list[F64]:
+    """A vector in the order of a matrix' stored columns, by segment and without the padding."""
+    if matrix.interleaved:
+        parts = list(stored.reshape(-1, len(matrix.segments), COLUMNS).transpose(1, 0, 2))
+        stored = np.concatenate([part.reshape(-1) for part in parts])
+    ends = np.cumsum([s.padded for s in matrix.segments])
+    parts = np.split(stored, ends[:-1])
+    return [part[: s.cols] for part, s in zip(parts, matrix.segments, strict=True)]
