@@ -12,7 +12,8 @@ constexpr int kColumns = 16;    // of a cell and of a block
 constexpr int kCellBytes = 64;  // docs/reference/bundle-format.md
 constexpr int kTileRows = 8;    // rows a linear unit handles between epilogues
 constexpr int kPageTokens = 16;
-constexpr int kHeadTile = 32;   // rows whose logits exist at once
+constexpr int kHeadTile = 32;  // rows whose logits exist at once
+constexpr int kMaxHeadDim = 512;
 constexpr int kWidthPad = 128;  // activations are padded with zeros to this many numbers
 
 struct Format {

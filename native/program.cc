@@ -103,6 +103,9 @@ int Program::add_rotation(std::span<const float> inv_freq, float scale) {
 }
 
 int Program::add_cache_group(int layers, int kv_heads, int head_dim, CacheKind kind, int pages) {
+  if (head_dim < 1 || head_dim > kMaxHeadDim || kv_heads < 1 || layers < 1 || pages < 1)
+    refuse("a cache group needs a head_dim from 1 to " + std::to_string(kMaxHeadDim) +
+           ", and at least one head, layer and page");
   const size_t element = kind == CacheKind::kFp32 ? 4 : 2;
   Cache c{};
   c.kind = kind;

@@ -15,7 +15,7 @@ namespace argosy::ARGOSY_ISA {
 constexpr int kTileKeys = 64;
 constexpr int kSplitKeys = 512;
 constexpr int kTilePages = kTileKeys / kPageTokens;
-constexpr int kMaxValueBlocks = 32;  // head_dim up to 512
+constexpr int kMaxValueBlocks = kMaxHeadDim / kColumns;
 
 #if defined(__AVX512F__)
 constexpr int kScoreRows = 4;

@@ -142,8 +142,6 @@ inline void rotations(const float* inv_freq, int half, float scale, int32_t posi
 
 // ---- q, k, v ------------------------------------------------------------------------------------
 
-constexpr int kMaxHeadDim = 512;
-
 // out = turned(normed(x)); lanes from 2 * rope_half on are not turned.
 inline void norm_and_turn(const QkvArgs& a, const float* x, const float* weight, int row,
                           float* out) {

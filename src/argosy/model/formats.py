@@ -121,7 +121,8 @@ def parse_cache_dtype(text: str) -> str:
     """A cache format by name or alias. Raises ConfigError for one that is not served."""
     name = _ALIASES.get(text, text)
     if name not in CACHE_DTYPES:
-        raise ConfigError(f"kv_cache_dtype={text!r} is not served; choose auto, {', '.join(CACHE_DTYPES)}")
+        served = ", ".join(CACHE_DTYPES)
+        raise ConfigError(f"kv_cache_dtype={text!r} is not served; choose auto, {served}")
     return name
 
 
@@ -133,7 +134,7 @@ AUTO_DTYPE: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def parse_dtype(text: str) -> str:
-    """"auto", or fp32, fp16, bf16 from any usual name. Raises ConfigError otherwise."""
+    """The name "auto", or fp32, fp16, bf16 from any usual name. Raises ConfigError otherwise."""
     name = _ALIASES.get(text, text)
     if name not in ("auto", "fp32", "fp16", "bf16"):
         raise ConfigError(f"dtype={text!r} is unknown; choose auto, float32, float16 or bfloat16")

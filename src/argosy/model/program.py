@@ -233,8 +233,8 @@ class Program(Struct, frozen=True, kw_only=True):
 def page_bytes(group: CacheGroup, element_bytes: int, page_tokens: int) -> int:
     """Bytes of one page of `group`, all its layers: keys with head_dim padded to 4, values to 16.
 
-    Per (layer, page, kv head) one record: keys [head_dim4][16 tokens], then values [tokens][head_dim16]
-    in the cells of the element's format.
+    Per (layer, page, kv head) one record: keys [head_dim4][16 tokens], then values
+    [tokens][head_dim16] in the cells of the element's format.
     """
     keys = -(-group.head_dim // 4) * 4
     values = -(-group.head_dim // COLUMNS) * COLUMNS

@@ -1,0 +1,1 @@
+"""Passes from program to program, in this order: quantize (others come later)."""
