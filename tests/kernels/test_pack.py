@@ -178,6 +178,21 @@ def test_error_is_within_the_steps_of_a_group(name: str) -> None:
     assert (error.reshape(groups.shape) <= slack * step[..., None]).all()
 
 
+@pytest.mark.parametrize("name", ["w4z", "w4g64z", "w4g128z"])
+def test_padded_rows_do_not_widen_the_last_group(name: str) -> None:
+    fmt = parse_format(name)
+    w = np.random.default_rng(13).uniform(5, 6, (16, fmt.group + 3)).astype(np.float32)
+    error = np.abs(dequantize(fmt, quantize(w, fmt))[:, : w.shape[1]] - w)
+    assert error.max() < 0.1
+
+
+def test_w8_never_stores_minus_128() -> None:
+    """Not even where a denormal fp16 scale is much too small: kernels count on 127."""
+    for size in (1.1e-5, 2.0e-5, 1e-3, 1.0):
+        w = np.full((1, 32), -size, np.float32)
+        assert quantize(w, parse_format("w8")).values.min() >= 1
+
+
 @pytest.mark.parametrize("name", ["w4", "w4g128", "w4z", "w4g128z"])
 def test_search_beats_the_plain_scale(name: str) -> None:
     fmt = parse_format(name)
@@ -247,6 +262,8 @@ def test_bf16_rounds_to_nearest_even() -> None:
     assert to_bf16(x)[:3].tolist() == [0x3F80, 0x3F80, 0x3F82]
     back = from_bf16(to_bf16(x))
     assert np.isnan(back[5]) and np.isinf(back[4]) and np.signbit(back[3])
+    quiet = np.array([0x7F800001, 0xFF800001], np.uint32).view(np.float32)  # NaN in low bits only
+    assert np.isnan(from_bf16(to_bf16(quiet))).all()
     values = np.random.default_rng(11).normal(size=1000).astype(np.float32)
     assert np.abs(from_bf16(to_bf16(values)) / values - 1).max() <= 2**-8
 

@@ -244,8 +244,8 @@ class Driver:
     free: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        order = np.random.default_rng(1).permutation(np.arange(1, 40)).tolist()
-        self.free = [list(order) for _ in range(self.groups)]
+        orders = [np.random.default_rng(g).permutation(39) + 1 for g in range(self.groups)]
+        self.free = [order.tolist() for order in orders]
 
     def start(self, tokens: Sequence[int]) -> Feed:
         pages = -(-len(tokens) // PAGE_TOKENS)

@@ -95,7 +95,7 @@ def random_edits(rows: int, vocab: int, rng: np.random.Generator) -> Edits:
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
         ids=np.concatenate([*ids, []]).astype(np.int32),
         bias=bias,
-        repetition=rng.choice(np.array([1, 1, 1.3, 0.7, 1e-30, 1e30], np.float32), total),
+        repetition=rng.choice(np.array([1, 1, 1.3, 0.7, 1e-30, np.inf], np.float32), total),
         penalty=rng.choice(np.array([0, 0.5, -1.5, 2], np.float32), total),
     )
 
@@ -200,6 +200,41 @@ def test_top_p_on_the_border_agrees(top_p: float, isa: str) -> None:
         )
         assert_agree(logits, head, isa)
         assert native(logits, head, isa).tokens.max() < vocab * top_p
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_draws_from_a_flat_vocabulary_agree(isa: str) -> None:
+    """Every id can win, so a bound on the noise that is a little too tight shows."""
+    rng = np.random.default_rng(7)
+    logits = rng.normal(0, 0.2, (1500, 700)).astype(np.float32)
+    logits[:1000] = 1
+    head = make_head(1500, 700, rng, draw=1, temperature=1, top_k=0, top_p=1, min_p=0)
+    assert_agree(logits, head, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_ban_holds_where_temperature_overflows(isa: str) -> None:
+    logits = np.full((4, 2), -3e38, np.float32)
+    head = make_head(4, 2, np.random.default_rng(8), draw=1, temperature=0.01, top_k=0, min_p=0)
+    ban = np.full(4, -np.inf, np.float32)
+    one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
+    starts, ids = np.arange(5, dtype=np.int32), np.zeros(4, np.int32)
+    head = replace(head, edits=Edits(starts, ids, ban, one, zero))
+    assert_agree(logits, head, isa)
+    assert native(logits, head, isa).tokens.tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_an_edit_that_gives_no_number_is_a_ban(isa: str) -> None:
+    """0 times an infinite repetition penalty."""
+    logits = np.array([[0, 5, 1]], np.float32)
+    settings = {"draw": 1, "temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}
+    head = make_head(1, 3, np.random.default_rng(9), **settings)
+    zero, infinite = np.zeros(1, np.float32), np.full(1, np.inf, np.float32)
+    starts, ids = np.array([0, 1], np.int32), np.zeros(1, np.int32)
+    head = replace(head, edits=Edits(starts, ids, zero, infinite, zero))
+    assert_agree(logits, head, isa)
+    assert native(logits, head, isa).tokens.tolist() == [1]
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -121,6 +121,20 @@ def test_noise_is_gumbels_and_falls_with_the_hash() -> None:
     assert noise.max() < 22.19
 
 
+@pytest.mark.parametrize(
+    ("seed", "position", "hashes"),
+    [
+        (0, 0, [0x29879A90, 0x80C667E8, 0x14A0894B, 0x630E1B9D]),
+        (1, 2, [0x63A20B5B, 0xE0FE118E, 0x58A8BABC, 0x7A1A4752]),
+        (2**64 - 1, 4095, [0x27CD8CB4, 0xE27CF03E, 0x60CE15AA, 0x08D53852]),
+    ],
+)
+def test_the_noise_of_a_seed_never_changes(seed: int, position: int, hashes: list[int]) -> None:
+    """A seeded answer, and a replay after a crash, must outlive a change of version."""
+    ids = np.array([0, 1, 2, 151_935], np.int32)
+    assert gumbel_hash(gumbel_key(seed, position), ids).tolist() == hashes
+
+
 @pytest.mark.parametrize("key", [0, 1, gumbel_key(0, 0), gumbel_key(7, 12345)])
 def test_hash_is_uniform_over_ids(key: int) -> None:
     h = gumbel_hash(key, np.arange(1 << 18, dtype=np.int32))

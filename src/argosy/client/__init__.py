@@ -1,0 +1,1 @@
+"""The side of the caller: requests in, engine steps, text out."""

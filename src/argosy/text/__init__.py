@@ -1,0 +1,1 @@
+"""Text on both sides of the engine: tokens, chat templates, stop strings."""
