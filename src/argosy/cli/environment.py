@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
 from argosy.errors import ConfigError
 
@@ -52,10 +52,12 @@ def start_logging(level: str) -> None:
 
 
 def forgiving_streams() -> None:
-    """Let no odd byte on stdin or odd character on stdout end the process.
+    """Let no closed stream, odd byte of stdin or odd character on stdout end the process.
 
     Undecodable input becomes lone surrogates, which the engine refuses by name.
     """
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 (for good)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
-        if isinstance(stream, TextIO) or hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=errors)  # type: ignore[union-attr]
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)
