@@ -74,6 +74,21 @@ def test_chat_through_a_pipe(argosy: list[str]) -> None:
     assert "memory: weights" in done.stderr
 
 
+def test_closed_streams_are_no_crash(argosy: list[str]) -> None:
+    command = " ".join(words(argosy, "chat", "--runtime", "reference"))
+    done = subprocess.run(["sh", "-c", f"{command} <&- >&-"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_bytes_that_are_no_text_are_refused_by_name(argosy: list[str]) -> None:
+    done = subprocess.run(
+        words(argosy, "chat", "--runtime", "reference"), input=b"\xff\xfe\n", capture_output=True
+    )
+    assert done.returncode == 1
+    assert b"lone surrogate" in done.stderr and b"Traceback" not in done.stderr
+
+
 def test_chat_in_a_terminal(argosy: list[str]) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
