@@ -34,7 +34,8 @@ NO_EFFECT_ON_CPU: dict[str, str] = {
 class EngineConfig:
     """What the caller asked for. Raises ConfigError for a value that cannot be honoured.
 
-    model: a bundle, a Hugging Face folder, `org/model` in the local cache, or None: the embedded one.
+    model: a bundle, a Hugging Face folder, `org/model` in the local cache, or None: the one that
+        comes with Argosy.
     dtype: auto, float32, float16, bfloat16.  quantization: a format such as w4, w8, w4g64z, bf16.
     max_model_len: tokens of prompt and answer; None: the model's own.
     max_num_batched_tokens: tokens computed in one step (decoding and prompts together).
@@ -87,7 +88,9 @@ class EngineConfig:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ConfigError(f"gpu_memory_utilization={share!r} must lie in (0, 1]")
         if self.block_size != PAGE_TOKENS:
-            raise ConfigError(f"block_size={self.block_size} is not served; pages hold {PAGE_TOKENS} tokens")
+            raise ConfigError(
+                f"block_size={self.block_size} is not served; pages hold {PAGE_TOKENS} tokens"
+            )
         if self.scheduling_policy not in POLICIES:
             raise ConfigError(f"scheduling_policy={self.scheduling_policy!r} is none of {POLICIES}")
         if self.runtime not in RUNTIMES:

@@ -15,7 +15,7 @@
     │   ├── InvalidSampling             a sampling parameter out of its range
     │   └── UnsupportedParameter        a known parameter with a value that cannot be honoured
     ├── Overloaded                      a queue is full; try again later
-    └── StepFailed                      a step of the engine failed; its sequences ended with an error
+    └── StepFailed                      a step failed; its sequences ended with an error
 
 A message says what, the value, the limit and the remedy, in that order.
 """

@@ -1,8 +1,9 @@
 """The frozen values that cross layers, and the runtime protocol.
 
 Axis letters: N rows (tokens) of a step, B sequences, H rows that reach the head, G cache groups,
-T pages of a table, V vocabulary, E edits. A *page* holds `PAGE_TOKENS` tokens of one cache group; a *slot* is
-page * PAGE_TOKENS + offset. A value here is complete when constructed and never changed after.
+T pages of a table, V vocabulary, E edits. A *page* holds `PAGE_TOKENS` tokens of one cache group; a
+*slot* is page * PAGE_TOKENS + offset. A value here is complete when constructed and never changed
+after.
 """
 
 from __future__ import annotations
@@ -169,7 +170,9 @@ class SamplingParams:
             put(self, "temperature", max(self.temperature, 0.01))
             return
         if self.n != 1:
-            raise InvalidSampling(f"n={self.n} with temperature=0 gives {self.n} equal answers; set n=1")
+            raise InvalidSampling(
+                f"n={self.n} with temperature=0 gives {self.n} equal answers; set n=1"
+            )
         for name, value in (("temperature", 0.0), ("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
             put(self, name, value)
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from random_models import write_model
 
 from argosy.bundle.build import build_bundle
+from random_models import write_model
 
 Break = Callable[[Path], None]
 
@@ -109,7 +109,9 @@ ROWS: dict[str, tuple[Break, tuple[str, ...], tuple[str, ...]]] = {
     "safetensors header huge": (overwrite(shard, 0, b"\xff" * 8), (*ASK, "model"), ("header",)),
     "safetensors header no JSON": (overwrite(shard, 8, b"\0\0\0"), (*ASK, "model"), ("header",)),
     "tokenizer larger than the embedding": (large_tokenizer, (*ASK, "model"), ("401", "300")),
-    "hidden_size 10^12": (config(hidden_size=10**12), (*ASK, "model"), ("hidden_size", "10" + "0" * 11)),
+    "hidden_size 10^12": (
+        config(hidden_size=10**12), (*ASK, "model"), ("hidden_size", "10" + "0" * 11),
+    ),
     "negative layers": (config(num_hidden_layers=-3), (*ASK, "model"), ("num_hidden_layers", "-3")),
     "heads as text": (config(num_attention_heads="many"), (*ASK, "model"), ("heads", "many")),
     "eps not a number": (config(rms_norm_eps="nan"), (*ASK, "model"), ("rms_norm_eps",)),
@@ -132,7 +134,9 @@ ROWS: dict[str, tuple[Break, tuple[str, ...], tuple[str, ...]]] = {
         ("manifest",),
     ),
     "bundle of a newer format": (newer_format, (*ASK, "bundle"), ("manifest",)),
-    "a weight byte flipped": (overwrite(weights, -5000, b"\xa5\x5a"), ("verify", "bundle"), ("weights", "damaged")),
+    "a weight byte flipped": (
+        overwrite(weights, -5000, b"\xa5\x5a"), ("verify", "bundle"), ("weights", "damaged"),
+    ),
     "prompt empty": (lambda _: None, ("generate", "", "--raw", "--model", "bundle"), ("empty",)),
     "prompt too long": (
         lambda _: None,

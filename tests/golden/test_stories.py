@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels.programs import batch, logits
 
 from argosy import LLM, SamplingParams
 from argosy.bundle.build import build_bundle
@@ -16,6 +15,7 @@ from argosy.bundle.open import Bundle, open_bundle
 from argosy.runtime.native import NativeRuntime
 from argosy.runtime.reference import ReferenceRuntime
 from argosy.types import PAGE_TOKENS
+from kernels.programs import batch, logits
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def test_greedy_ids(bundle: Bundle, golden: dict[str, Any], runtime: str, chunk:
         (answer,) = llm.generate(prompt, params)
     assert list(answer.outputs[0].token_ids) == case["ids"]
     assert len(case["ids"]) == 200
-    assert answer.outputs[0].text.startswith("Once upon a time, there was a little girl named Lily.")
+    assert answer.outputs[0].text.startswith(
+        "Once upon a time, there was a little girl named Lily."
+    )
 
 
 @pytest.mark.parametrize("runtime", ["native", "reference"])

@@ -1,4 +1,4 @@
-"""Small programs with random weights held in memory, and batches for them: what kernel tests run."""
+"""Small programs with random weights in memory, and batches for them: what kernel tests run."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ shorter, so a quarter of that is asked for.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -25,12 +27,26 @@ from kernels.programs import (
     run,
 )
 
-FORMATS = ("fp32", "fp16", "bf16", "w8", "w8g64", "w8g128", "w4", "w4g64", "w4g128", "w4z", "w4g128z")
+FORMATS = (
+    "fp32",
+    "fp16",
+    "bf16",
+    "w8",
+    "w8g64",
+    "w8g128",
+    "w4",
+    "w4g64",
+    "w4g128",
+    "w4z",
+    "w4g128z",
+)
 SHAPES = ((8, 16, 1), (40, 33, 2), (172, 20, 9), (2100, 48, 5))
 EPS = 2.0**-24
 
 
-def native(bundle: MemoryBundle, isa: str = "", threads: int = 1, **options: object) -> NativeRuntime:
+def native(
+    bundle: MemoryBundle, isa: str = "", threads: int = 1, **options: object
+) -> NativeRuntime:
     groups = len(bundle.program.caches)
     defaults = {"num_pages": (200,) * groups, "cache_dtype": "fp32", "keep_logits": True}
     return NativeRuntime(bundle, **{**defaults, **options}, num_threads=threads, isa=isa)
@@ -126,7 +142,7 @@ def test_attention_agrees_with_the_reference(
     tokens = rng.integers(0, 64, length).tolist()
     pages = rng.permutation(np.arange(1, 200))[: length // 16 + 1].tolist()
     cuts = [0, 1, 65, length - 40, length - 1, length]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         step = batch([(tokens[start:end], start, pages)])
         got, want = (logits(runtime, step) for runtime in runtimes)
         # Keys rounded to bf16 may round apart where the two runtimes' norms differ in the last bit.

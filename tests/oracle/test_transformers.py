@@ -5,19 +5,20 @@ Run by `make oracle`, in an environment with torch and transformers.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from kernels.programs import F32, batch, logits
-from random_models import LINEAR_SCALING, LLAMA3_SCALING, write_model
 
 from argosy.bundle.build import build_bundle
 from argosy.bundle.open import Bundle, open_bundle
 from argosy.runtime.native import NativeRuntime, variants
 from argosy.runtime.reference import ReferenceRuntime
 from argosy.types import PAGE_TOKENS, Runtime
+from kernels.programs import F32, batch, logits
+from random_models import LINEAR_SCALING, LLAMA3_SCALING, write_model
 
 pytestmark = [
     pytest.mark.oracle,
@@ -26,7 +27,9 @@ pytestmark = [
 
 NUM_DECODED = 32
 CASES: dict[str, dict[str, Any]] = {
-    "llama, head_dim 8, untied": {"arch": "llama", "hidden": 64, "heads": 8, "kv_heads": 8, "head_dim": 8},
+    "llama, head_dim 8, untied": {
+        "arch": "llama", "hidden": 64, "heads": 8, "kv_heads": 8, "head_dim": 8,
+    },
     "llama, head_dim 20, 3 heads per kv head, vocabulary 5003, tied": {
         "arch": "llama", "hidden": 120, "heads": 6, "kv_heads": 2, "head_dim": 20,
         "vocab": 5003, "tied": True,
@@ -87,7 +90,7 @@ def ours(runtime: Runtime, tokens: list[int], pages: list[int]) -> F32:
     cuts = [*range(0, prompt, 97), *range(prompt, len(tokens) + 1)]
     parts = [
         logits(runtime, batch([(tokens[start:end], start, pages)]))
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        for start, end in pairwise(cuts)
     ]
     return np.concatenate(parts)
 

@@ -1,25 +1,25 @@
 """The numeric contract, end to end: what shares the batch changes no bit of an answer.
 
-64 mixed requests (greedy, seeded, penalties, masks, prompts of 1 to 1,300 tokens, shared beginnings)
-on a model whose K crosses a chunk (2,304 > 2,048) and whose contexts cross a split (1,300 > 1,024).
+64 mixed requests (greedy, seeded, penalties, masks, prompts of 1 to 1,300 tokens, shared
+beginnings) on a model whose K crosses chunks (2,304 > 2,048) and whose contexts cross splits
+(1,300 > 1,024).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from random_models import write_model
 
 from argosy.bundle.build import build_bundle
 from argosy.bundle.open import Bundle, open_bundle
 from argosy.config import EngineConfig
 from argosy.engine.engine import Engine, open_engine
 from argosy.types import Request, SamplingParams
+from random_models import write_model
 
 FORMATS = ("fp32", "bf16", "w8", "w4")
 VOCAB = 320

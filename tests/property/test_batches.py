@@ -25,6 +25,8 @@ from argosy.types import (
 )
 from property.device import STOP, VOCAB, Device, Windows, drawn, expected_answer, expected_scores
 
+MEANT = ("the device is on fire", "not finite")
+
 
 @dataclass(frozen=True)
 class Done:
@@ -43,10 +45,8 @@ class PagedRuntime:
         self.device = device
         self.rng = rng
         self.failure_rate = failure_rate
-        self.num_steps = 0
 
     def submit(self, batch: Batch) -> Done:
-        self.num_steps += 1
         self.device.copy([[(int(a), int(b)) for a, b in pairs] for pairs in batch.copies])
         if self.rng.random() < self.failure_rate / 4:
             raise RuntimeError("the device is on fire")
@@ -149,6 +149,8 @@ def play(seed: int, windows: Windows) -> None:
                 assert tuple(place.token_id for place in event.logprobs) == event.token_ids
             if event.finish_reason is not None:
                 ends[name] = event.finish_reason
+                is_meant = any(words in (event.error or "") for words in MEANT)
+                assert is_meant == (event.finish_reason is FinishReason.ERROR), event.error
     assert ends.keys() == tokens.keys()
     for name, reason in ends.items():
         check(requests[name[0]], name[1], reason, tokens[name], scores[name], windows)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from random_models import write_model
 
 SCRIPT = """\
@@ -19,7 +20,9 @@ params = SamplingParams(temperature=0.7, top_p=0.9, top_k=50, max_tokens=512, pr
 outputs = llm.generate(["What is LLMOps?"], params)
 print(outputs[0].outputs[0].text)
 """
-TAIL = "print('tokens', len(outputs[0].outputs[0].token_ids), outputs[0].outputs[0].finish_reason)\n"
+TAIL = (
+    "print('tokens', len(outputs[0].outputs[0].token_ids), outputs[0].outputs[0].finish_reason)\n"
+)
 
 
 @pytest.fixture

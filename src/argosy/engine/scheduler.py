@@ -124,7 +124,8 @@ class Scheduler:
     def _open(self) -> _Step:
         self.tables.open_step()
         budget = self.limits.max_num_batched_tokens
-        reserved = min(budget, sum(seq.num_remaining == 1 for seq in self.roster.running))
+        num_decoding = sum(seq.num_remaining == 1 for seq in self.roster.running)
+        reserved = min(num_decoding, budget - 1)  # the best one, too, must be able to go on
         return _Step(tuple({} for _ in self.tables.pools), budget - reserved, reserved)
 
     def _close(self, step: _Step) -> Plan:
@@ -143,7 +144,7 @@ class Scheduler:
         waiting = self.roster.waiting
         while step.is_admitting and step.budget and step.cursor < len(waiting):
             seq = waiting[step.cursor]
-            if before is not None and before.key < seq.key:
+            if before is not None and before.key <= seq.key:
                 return
             if seq.family.is_computing and not self.tables.can_fork(seq):
                 step.cursor += 1  # a sibling computes their prompt

@@ -66,7 +66,55 @@ def test_the_head_of_the_queue_is_not_overtaken_when_it_does_not_fit() -> None:
     assert set(ends(finish(made))) == {("a", 0), ("large", 0), ("small", 0)}
 
 
+def test_a_decode_has_its_token_even_beside_a_better_prompt() -> None:
+    made = scheduler(50, by_priority=True, max_num_batched_tokens=4)
+    step(made, request("low", priority=9))
+    step(made, request("high", range(20), priority=0))
+    assert shares(step(made)[0]) == [("low", 0, 4, 1), ("high", 0, 3, 3)]
+
+
+def test_decodes_do_not_take_the_last_token_from_the_best() -> None:
+    made = scheduler(5, by_priority=True, max_num_batched_tokens=1, prefix_caching=False)
+    made.admit([request("low", range(3), priority=9, max_tokens=14)], 0.0)
+    for _ in range(12):
+        step(made)
+    plan, _ = step(made, request("high", range(8), priority=0, max_tokens=2))
+    assert shares(plan) == [("high", 0, 0, 1)]
+    assert set(ends(finish(made))) == {("low", 0), ("high", 0)}
+
+
 # -- preemption
+
+
+def test_the_preempted_one_is_scheduled_at_most_once_in_a_plan() -> None:
+    made = scheduler(8, by_priority=True, max_num_seqs=4)
+    step(made, request("low", range(16), priority=1, max_tokens=2))
+    plan, _ = step(made, request("high", [90] * 14, priority=0, max_tokens=2))
+    assert [name for name, *_ in shares(plan)] == ["high"]
+    assert made.num_preemptions == 1
+
+
+def test_admission_counts_idle_pages_once() -> None:
+    made = scheduler(6)
+    finish(made, request("a", range(16), max_tokens=1))
+    step(made, request("b", [90] * 7, max_tokens=9))
+    plan, _ = step(made, request("c", range(17), max_tokens=1))  # 4 idle pages found, 0 left
+    assert [name for name, *_ in shares(plan)] == ["b"]
+
+
+def test_a_fork_needs_a_page_for_the_copy() -> None:
+    made = scheduler(4, prefix_caching=False)
+    step(made, request(prompt=range(10), n=2, max_tokens=2))  # 3 pages, 1 free, 1 to spare
+    plan, _ = step(made)
+    assert shares(plan) == [("a", 0, 10, 1)]
+
+
+def test_the_same_class_is_not_preempted_by_a_child_that_waited() -> None:
+    made = scheduler(50, max_num_seqs=2)
+    step(made, request("a", n=2), request("b"))
+    plan, _ = step(made)
+    assert [(name, index) for name, index, *_ in shares(plan)] == [("a", 0), ("b", 0)]
+    assert made.num_preemptions == 0
 
 
 def test_the_worst_is_preempted_and_comes_back_first() -> None:
@@ -190,6 +238,12 @@ def test_a_deadline_aborts() -> None:
     _, events = step(made, now=5.0)
     said = [(e.request_id, e.finish_reason, e.stop_reason) for e in events if e.finish_reason]
     assert said == [("a", FinishReason.ABORT, "deadline")] * 2
+
+
+def test_a_deadline_is_its_own_requests() -> None:
+    made = scheduler(20)
+    step(made, request(deadline=5.0), request(index=1))
+    assert set(ends(step(made, now=9.0)[1])) == {("a", 0)}
 
 
 def test_a_replay_goes_on_with_the_next_token() -> None:
@@ -440,4 +494,4 @@ def test_logprobs_are_cut_with_their_tokens() -> None:
     plan = made.plan()
     given = replace(outcome(plan.work[0]), token_ids=(8, 9), logprobs=(1, 2, 3))  # type: ignore[arg-type]
     (event,) = made.commit(plan, [given])
-    assert event.logprobs == (1, 2)
+    assert len(event.logprobs) == 2

@@ -1,4 +1,4 @@
-"""Types of the C++ extension (native/binding.cc). Indices name what was added before; -1 is none."""
+"""Types of the C++ extension (native/binding.cc). Indices name what was added; -1 is none."""
 
 from argosy.types import F32, U8, Batch, HeadRows
 
@@ -48,5 +48,4 @@ class Program:
     def step(self, batch: Batch, result: object) -> None: ...
 
 def sample_rows(logits: F32, head: HeadRows, result: object, isa: str) -> None: ...
-
 def elementary(name: str, x: F32, y: F32, isa: str) -> None: ...

@@ -1,7 +1,7 @@
 """From a Program to the instructions of the C++ executor.
 
-Each matrix reads its input in its own format (bf16, or integers with scales). Who makes that form is
-decided here: a norm prepares its own rows; anything made by columns (attention, a gated product) is
+Each matrix reads its input in its own format (bf16, or integers with scales). Who makes that form
+is decided here: a norm prepares its own rows; anything made by columns (attention, a gated product) is
 prepared in a pass of its own.
 """
 
@@ -39,7 +39,9 @@ class Weights(Protocol):
         ...
 
 
-def lower(weights: Weights, core: _core.Program, num_pages: tuple[int, ...], cache_dtype: str) -> list[Any]:
+def lower(
+    weights: Weights, core: _core.Program, num_pages: tuple[int, ...], cache_dtype: str
+) -> list[Any]:
     """Build `weights.program` in `core`; returns the arrays that must outlive it.
 
     num_pages: pages of each cache group, the null page included.
@@ -70,7 +72,11 @@ class _Lowering:
         }
         for group, pages in zip(program.caches, num_pages, strict=True):
             core.cache_group(
-                len(group.layers), group.num_kv_heads, group.head_dim, CACHE_KINDS[cache_dtype], pages
+                len(group.layers),
+                group.num_kv_heads,
+                group.head_dim,
+                CACHE_KINDS[cache_dtype],
+                pages,
             )
 
     def lower(self, op: Op) -> None:

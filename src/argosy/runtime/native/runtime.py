@@ -1,4 +1,4 @@
-"""The runtime that `engine` talks to: checks a batch, gives C++ the arrays to fill, reads errors."""
+"""The runtime `engine` talks to: checks a batch, gives C++ the arrays to fill, reads errors."""
 
 from __future__ import annotations
 
@@ -81,9 +81,13 @@ class NativeRuntime:
         """Run one step to its end. Raises UnsupportedParameter for parts of a batch not served."""
         for part in _NOT_SERVED:
             if getattr(batch, part) is not None:
-                raise UnsupportedParameter(f"the native runtime does not serve {part}; leave it None")
+                raise UnsupportedParameter(
+                    f"the native runtime does not serve {part}; leave it None"
+                )
         if batch.program != "main" or batch.positions.shape[0] != 1:
-            raise UnsupportedParameter("the native runtime serves one program and one position axis")
+            raise UnsupportedParameter(
+                "the native runtime serves one program and one position axis"
+            )
         arrays = self._arrays(batch)
         self._core.step(batch, arrays)
         head = batch.head

@@ -1,0 +1,71 @@
+"""Argosy's engine under the harness: `python argosy_engine.py BUNDLE THREADS`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+
+import numpy as np
+from protocol import serve
+
+from argosy.bundle.open import open_bundle
+from argosy.config import EngineConfig
+from argosy.engine.engine import open_engine
+from argosy.model.describe import format_bits
+from argosy.types import Request, SamplingParams
+
+MAX_LEN = 8192
+
+
+class ArgosyEngine:
+    """The engine alone: requests of ids in, steps, events out."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        bundle = open_bundle(path)
+        config = EngineConfig(
+            max_model_len=MAX_LEN, num_threads=threads, enable_prefix_caching=False
+        )
+        self._engine = open_engine(bundle, config)
+        self._vocab = bundle.program.vocab_size
+        self._names = map(str, itertools.count())
+        self._rng = np.random.default_rng(0)
+        self.description = f"argosy, {format_bits(bundle.program)}"
+
+    def _add(self, prompt: int, answer: int) -> None:
+        tokens = tuple(self._rng.integers(0, self._vocab, prompt).tolist())
+        self._engine.add(
+            Request(
+                request_id=next(self._names),
+                token_ids=tokens,
+                num_prompt_tokens=prompt,
+                params=SamplingParams(temperature=0, max_tokens=answer),
+                seed=0,
+                max_total_tokens=MAX_LEN,
+            )
+        )
+
+    def prefill(self, tokens: int) -> float:
+        self._add(tokens, 1)
+        start = time.perf_counter()
+        while self._engine.has_work:
+            self._engine.step(0.0)
+        return time.perf_counter() - start
+
+    def decode(self, batch: int, tokens: int) -> float:
+        for _ in range(batch):
+            self._add(32, tokens + 8)
+        begun: set[str] = set()
+        while len(begun) < batch:
+            begun |= {event.request_id for event in self._engine.step(0.0)}
+        start = time.perf_counter()
+        for _ in range(tokens):
+            assert len(self._engine.step(0.0)) == batch
+        took = time.perf_counter() - start
+        while self._engine.has_work:
+            self._engine.step(0.0)
+        return took
+
+
+if __name__ == "__main__":
+    serve(lambda: ArgosyEngine(sys.argv[1], int(sys.argv[2])))
