@@ -89,8 +89,7 @@ def ours(runtime: Runtime, tokens: list[int], pages: list[int]) -> F32:
     prompt = len(tokens) - NUM_DECODED
     cuts = [*range(0, prompt, 97), *range(prompt, len(tokens) + 1)]
     parts = [
-        logits(runtime, batch([(tokens[start:end], start, pages)]))
-        for start, end in pairwise(cuts)
+        logits(runtime, batch([(tokens[start:end], start, pages)])) for start, end in pairwise(cuts)
     ]
     return np.concatenate(parts)
 

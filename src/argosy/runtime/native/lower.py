@@ -1,8 +1,8 @@
 """From a Program to the instructions of the C++ executor.
 
 Each matrix reads its input in its own format (bf16, or integers with scales). Who makes that form
-is decided here: a norm prepares its own rows; anything made by columns (attention, a gated product) is
-prepared in a pass of its own.
+is decided here: a norm prepares its own rows; anything made by columns (attention, a gated
+product) is prepared in a pass of its own.
 """
 
 from __future__ import annotations
