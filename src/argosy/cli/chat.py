@@ -119,7 +119,7 @@ class Chat:
             raise StepFailed(f"the answer ended early: {part.stop_reason}")
         self._conversation.keep(question, answer)
         if part.finish_reason == "length":
-            self._screen.note(f"[cut at {num_tokens} tokens: max_tokens, or the context, is full]")
+            self._screen.note(f"[cut at {num_tokens} tokens: max_tokens or the context is reached]")
         if self._conversation.show_stats:
             self._screen.note(figures(output, num_tokens))
 

@@ -179,7 +179,6 @@ class Scheduler:
         if not tokens:
             return
         while not (fitting := self.tables.num_fitting(seq, len(tokens))):
-            step.is_admitting = False  # what comes free is for those that run
             victim = self._victim(seq)
             if victim is None:
                 return

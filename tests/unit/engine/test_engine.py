@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def opened(bundle: Bundle, **options: object) -> Engine:
     return open_engine(bundle, EngineConfig(runtime="reference", **options), MACHINE)  # type: ignore[arg-type]
 
 
-def answer(made: Engine, **options: object) -> tuple[list[int], int]:
+def answer(made: Engine, **options: Any) -> tuple[list[int], int]:
     made.add(request(prompt=range(5, 45), max_tokens=4, temperature=0.0, **options))
     events = drain(made)
     cached = sum(event.num_cached_tokens for event in events)

@@ -36,7 +36,7 @@ def edits(head: HeadRows, row: int = 0) -> dict[int, tuple[float, float, float]]
 
 
 def test_each_row_has_its_own_parameters() -> None:
-    params = {"temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125}
+    params: dict[str, Any] = {"temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125}
     head = rows(request("a", **params, seed=-1), request("b", temperature=0, seed=5))
     assert head.rows.tolist() == [2, 5]
     assert head.starts.tolist() == [0, 1, 2]
@@ -88,7 +88,11 @@ def test_penalties_count_from_where_the_prompt_ends() -> None:
 
 
 def test_a_replay_is_penalised_as_the_original_was() -> None:
-    params = {"presence_penalty": 0.5, "frequency_penalty": 1.0, "repetition_penalty": 1.5}
+    params: dict[str, Any] = {
+        "presence_penalty": 0.5,
+        "frequency_penalty": 1.0,
+        "repetition_penalty": 1.5,
+    }
     first = rows(request(prompt=[1, 2], **params), answers=(50, 60))
     again = rows(request(prompt=[1, 2, 50, 60], num_prompt_tokens=2, **params))
     assert edits(first) == edits(again)

@@ -87,19 +87,20 @@ def test_decodes_do_not_take_the_last_token_from_the_best() -> None:
 
 
 def test_the_preempted_one_is_scheduled_at_most_once_in_a_plan() -> None:
-    made = scheduler(8, by_priority=True, max_num_seqs=4)
-    step(made, request("low", range(16), priority=1, max_tokens=2))
-    plan, _ = step(made, request("high", [90] * 14, priority=0, max_tokens=2))
-    assert [name for name, *_ in shares(plan)] == ["high"]
+    made = scheduler(21, by_priority=True, max_num_batched_tokens=36)
+    step(made, request("low", range(3), priority=1))
+    high = request("high", [90] * 80, priority=0, max_tokens=2, prompt_logprobs=0)
+    plan, _ = step(made, high)
     assert made.num_preemptions == 1
+    assert shares(plan) == [("high", 0, 0, 32), ("low", 0, 0, 3)]
 
 
 def test_admission_counts_idle_pages_once() -> None:
     made = scheduler(6)
     finish(made, request("a", range(16), max_tokens=1))
     step(made, request("b", [90] * 7, max_tokens=9))
-    plan, _ = step(made, request("c", range(17), max_tokens=1))  # 4 idle pages found, 0 left
-    assert [name for name, *_ in shares(plan)] == ["b"]
+    step(made, request("c", range(17), max_tokens=1))  # 4 idle pages found, 0 left
+    assert [seq.request.request_id for seq in made.roster.running] == ["b"]
 
 
 def test_a_fork_needs_a_page_for_the_copy() -> None:
