@@ -13,9 +13,9 @@ from argosy.client.open import open_client
 from argosy.client.options import LLMOptions, engine_config
 from argosy.client.outputs import RequestOutput
 from argosy.client.progress import answers_bar, build_bar
+from argosy.client.tokens import ModelTokenizer
 from argosy.errors import ConfigError, InvalidSampling, UnsupportedParameter
 from argosy.text.template import Message
-from argosy.text.tokenizer import Tokenizer
 from argosy.types import RequestOutputKind, SamplingParams
 
 Params = SamplingParams | Sequence[SamplingParams] | None
@@ -119,9 +119,9 @@ class LLM:
         """
         return self.client.stream(self._accept(_as_list(prompts), sampling_params, None))
 
-    def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return self.client.intake.tokenizer
+    def get_tokenizer(self) -> ModelTokenizer:
+        """The model's tokenizer and chat template."""
+        return ModelTokenizer(self.client.intake)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model's generation_config.json says, SamplingParams' defaults elsewhere."""

@@ -87,10 +87,21 @@ def test_chat_and_text_are_one(llm: LLM) -> None:
     assert chat.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     tokenizer = llm.get_tokenizer()
     assert chat.prompt_token_ids == tokenizer.encode(chat.prompt, add_special_tokens=False)
-    assert tokenizer.encode("hi")[0] == tokenizer.token_id("<s>"), "plain prompts begin with it"
+    assert tokenizer.encode("hi")[0] == tokenizer.bos_token_id, "plain prompts begin with it"
     [ids] = llm.generate({"prompt_token_ids": chat.prompt_token_ids}, params)
     assert chat.outputs[0].token_ids == ids.outputs[0].token_ids
     assert chat.outputs[0].text == ids.outputs[0].text
+
+
+def test_the_tokenizer_speaks_as_scripts_expect(llm: LLM) -> None:
+    tokenizer, messages = llm.get_tokenizer(), [{"role": "user", "content": "hi"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == ""
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") == ids[0]
+    assert tokenizer.decode(tokenizer.eos_token_id) == tokenizer.eos_token == "</s>"
 
 
 def test_a_prompt_found_in_the_cache_shows_in_usage(llm: LLM) -> None:
@@ -170,8 +181,8 @@ def test_a_tokenizer_of_ones_own(folder: Path, stories: Path, tmp_path: Path) ->
         LLM(bare, **options)  # type: ignore[arg-type]
     for source in (stories, stories / "tokenizer.json"):
         with LLM(bare, tokenizer=source, **options) as llm:  # type: ignore[arg-type]
-            assert llm.get_tokenizer().num_ids == 512
-            assert llm.get_tokenizer().special_tokens["eos_token"] == "</s>"
+            assert len(llm.get_tokenizer()) == 512
+            assert llm.get_tokenizer().eos_token == "</s>"
     with pytest.raises(TokenizerError, match="ids up to 511, the model's embedding 320 rows"):
         LLM(folder, tokenizer=stories, **options)  # type: ignore[arg-type]
 
