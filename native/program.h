@@ -3,8 +3,6 @@
 // Built once by runtime/native/lower.py through binding.cc; `step` walks the instructions on the
 // pool with a barrier after each. Matrices and vectors point into the bundle, which outlives this.
 #pragma once
-#include <atomic>
-#include <memory>
 #include <mutex>
 #include <span>
 #include <string>
@@ -12,26 +10,11 @@
 #include <vector>
 
 #include "kernels.h"
+#include "memory.h"
 #include "pool.h"
 #include "step.h"
 
 namespace argosy {
-
-// 64-byte aligned memory that starts as zeros and is touched only when used.
-class Memory {
- public:
-  Memory() = default;
-  explicit Memory(size_t bytes);
-  Memory(Memory&& other) noexcept;
-  Memory& operator=(Memory&& other) noexcept;
-  ~Memory();
-  uint8_t* data() const { return data_; }
-  size_t size() const { return bytes_; }
-
- private:
-  uint8_t* data_ = nullptr;
-  size_t bytes_ = 0;
-};
 
 class Program {
  public:

@@ -1,0 +1,204 @@
+// One step of a program: the instructions, in order, on all threads.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "program.h"
+
+namespace argosy {
+
+void Program::copy_pages(const Step& s) {
+  for (size_t g = 0; g < groups_.size(); ++g)
+    for (size_t c = 0; c + 1 < s.copies[g].size(); c += 2)
+      for (int l = 0; l < groups_[g].layers; ++l) {
+        const Cache cache = groups_[g].layer(l);
+        std::memcpy(cache.base + s.copies[g][c + 1] * cache.page_bytes,
+                    cache.base + s.copies[g][c] * cache.page_bytes, cache.page_bytes);
+      }
+}
+
+struct Program::Run {
+  Program& p;
+  Step& s;
+  const int rows;
+  std::vector<AttentionUnit> units;
+  std::vector<std::atomic<int>> counters;  // one per phase, so that none needs resetting
+
+  Run(Program& program, Step& step)
+      : p(program),
+        s(step),
+        rows(static_cast<int>(step.tokens.size())),
+        counters(program.instructions_.size() + 2 +
+                 3 * ((step.head_rows.size() + kHeadTile - 1) / kHeadTile)) {
+    for (int b = 0; b < static_cast<int>(s.lengths.size()); ++b)
+      for (int r = s.row_starts[b]; r < s.row_starts[b + 1]; r += kTileRows)
+        units.push_back({b, r, std::min(kTileRows, s.row_starts[b + 1] - r)});
+  }
+
+  // Hands units [0, count) out in runs of `grain`; which thread gets which changes no result.
+  template <class Fn>
+  void share(size_t phase, int count, int grain, Fn fn) {
+    std::atomic<int>& next = counters[phase];
+    for (int i; (i = next.fetch_add(grain, std::memory_order_relaxed)) < count;)
+      for (int j = i; j < std::min(count, i + grain); ++j) fn(j);
+  }
+  int grain(int count) const { return std::max(1, count / (8 * p.pool_.threads())); }
+
+  const float* vector(int i) const { return i < 0 ? nullptr : p.vectors_[i].data(); }
+
+  void prepare_row(int inputs, int x, int row) const {
+    const InputBuffer& in = p.inputs_[inputs];
+    const Buffer& b = p.buffers_[x];
+    const PrepareArgs a{b.data(), static_cast<size_t>(b.stride), nullptr, in.format, in.k, in.k_pad,
+                        in.view()};
+    p.kernels_->prepare(a, row);
+  }
+
+  void run(size_t phase, const Embed& e) {
+    const Buffer& out = p.buffers_[e.out];
+    share(phase, rows, 1, [&](int r) {
+      p.kernels_->embed(p.matrices_[e.matrix], s.tokens[r],
+                        out.data() + static_cast<size_t>(r) * out.stride);
+      for (Rotation& t : p.rotations_) {
+        const int half = static_cast<int>(t.inv_freq.size());
+        p.kernels_->rotations(t.inv_freq.data(), half, t.scale, s.positions[r],
+                              t.cosine.data() + static_cast<size_t>(r) * half,
+                              t.sine.data() + static_cast<size_t>(r) * half);
+      }
+    });
+  }
+
+  void run(size_t phase, const Norm& n) {
+    const Buffer &x = p.buffers_[n.x], &out = p.buffers_[n.out];
+    const NormArgs a{x.data(),
+                     static_cast<size_t>(x.stride),
+                     out.data(),
+                     static_cast<size_t>(out.stride),
+                     vector(n.weight),
+                     x.width,
+                     n.eps};
+    share(phase, rows, 1, [&](int r) {
+      p.kernels_->norm(a, r);
+      for (const int i : n.inputs) prepare_row(i, n.out, r);
+    });
+  }
+
+  void run(size_t phase, const Prepare& i) {
+    share(phase, rows, 1, [&](int r) { prepare_row(i.inputs, i.x, r); });
+  }
+
+  void run(size_t phase, const Linear& l) {
+    const Buffer& out = p.buffers_[l.out];
+    const LinearArgs a{p.matrices_[l.matrix],
+                       p.inputs_[l.inputs].view(),
+                       rows,
+                       vector(l.bias),
+                       out.data(),
+                       static_cast<size_t>(out.stride),
+                       l.residual,
+                       l.gated};
+    const int units = l.gated ? a.w.blocks / 2 : a.w.blocks;
+    share(phase, units, grain(units), [&](int u) { p.kernels_->linear(a, u); });
+  }
+
+  void run(size_t phase, const Qkv& q) {
+    const Buffer &x = p.buffers_[q.qkv], &out = p.buffers_[q.out];
+    const Rotation& t = p.rotations_[q.rotation];
+    const QkvArgs a{x.data(),
+                    static_cast<size_t>(x.stride),
+                    q.k_at,
+                    q.v_at,
+                    vector(q.q_norm),
+                    vector(q.k_norm),
+                    q.eps,
+                    t.cosine.data(),
+                    t.sine.data(),
+                    static_cast<int>(t.inv_freq.size()),
+                    s.slots[q.group].data(),
+                    out.data(),
+                    static_cast<size_t>(out.stride),
+                    q.heads,
+                    p.groups_[q.group].layer(q.layer),
+                    s.row_nonfinite.data()};
+    const int heads = q.heads + a.cache.kv_heads;
+    share(phase, rows * heads, grain(rows * heads),
+          [&](int i) { p.kernels_->qkv(a, i / heads, i % heads); });
+  }
+
+  void run(size_t phase, const Attention& t) {
+    const Buffer &q = p.buffers_[t.q], &out = p.buffers_[t.out];
+    AttentionArgs a{q.data(),
+                    out.data(),
+                    static_cast<size_t>(q.stride),
+                    static_cast<size_t>(out.stride),
+                    t.heads,
+                    t.scale,
+                    t.window,
+                    s.positions.data(),
+                    nullptr,
+                    p.groups_[t.group].layer(t.layer)};
+    const std::span<const int32_t> tables = s.page_tables[t.group];
+    const size_t width = tables.size() / s.lengths.size();
+    const int heads = a.cache.kv_heads;
+    share(phase, static_cast<int>(units.size()) * heads, 1, [&](int i) {
+      const AttentionUnit& u = units[i / heads];
+      AttentionArgs mine = a;
+      mine.page_table = tables.data() + u.sequence * width;
+      p.kernels_->attention(mine, u.row, u.rows, i % heads);
+    });
+  }
+
+  // Logits of head rows [first, first + count), then their draws.
+  void head_tile(size_t phase, int first, int count, int thread) {
+    const HeadOp& h = p.head_;
+    const Buffer& x = p.buffers_[h.x];
+    const InputBuffer& in = p.inputs_[h.inputs];
+    const PrepareArgs prepare{x.data(),
+                              static_cast<size_t>(x.stride),
+                              s.head_rows.data() + first,
+                              in.format,
+                              in.k,
+                              in.k_pad,
+                              in.view()};
+    share(phase, count, 1, [&](int r) { p.kernels_->prepare(prepare, r); });
+    p.pool_.barrier();
+    const Matrix& w = p.matrices_[h.matrix];
+    auto* logits = reinterpret_cast<float*>(p.logits_.data());
+    const size_t stride = static_cast<size_t>(w.blocks) * kColumns;
+    const LinearArgs linear{w, in.view(), count, vector(h.bias), logits, stride, false, false};
+    share(phase + 1, w.blocks, grain(w.blocks), [&](int u) { p.kernels_->linear(linear, u); });
+    p.pool_.barrier();
+    const size_t part = p.scratch_.size() / static_cast<size_t>(p.pool_.threads());
+    uint8_t* scratch = p.scratch_.data() + part * static_cast<size_t>(thread);
+    share(phase + 2, count, 1, [&](int r) {
+      sample_head_row(*p.kernels_, s, static_cast<size_t>(first + r), p.head_.vocabulary,
+                      logits + static_cast<size_t>(r) * stride, scratch);
+    });
+    p.pool_.barrier();
+  }
+
+  void all(int thread) {
+    size_t phase = 0;
+    for (const Instruction& i : p.instructions_) {
+      std::visit([&](const auto& op) { run(phase, op); }, i);
+      p.pool_.barrier();
+      ++phase;
+    }
+    const int heads = static_cast<int>(s.head_rows.size());
+    for (int first = 0; first < heads; first += kHeadTile, phase += 3)
+      head_tile(phase, first, std::min(kHeadTile, heads - first), thread);
+  }
+};
+
+void Program::step(Step& s) {
+  const std::lock_guard<std::mutex> one_at_a_time(mutex_);
+  check(s);
+  check_head(s, s.tokens.size(), head_.vocabulary);
+  if (s.tokens.empty()) return;
+  reserve(static_cast<int>(s.tokens.size()), static_cast<int>(s.head_rows.size()));
+  copy_pages(s);
+  Run run(*this, s);
+  pool_.run([](void* r, int thread) { static_cast<Run*>(r)->all(thread); }, &run);
+}
+
+}  // namespace argosy
