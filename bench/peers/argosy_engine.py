@@ -12,7 +12,7 @@ from protocol import serve
 from argosy.bundle.open import open_bundle
 from argosy.config import EngineConfig
 from argosy.engine.engine import open_engine
-from argosy.model.describe import format_bits
+from argosy.model.program import Program
 from argosy.types import Request, SamplingParams
 
 MAX_LEN = 8192
@@ -30,7 +30,7 @@ class ArgosyEngine:
         self._vocab = bundle.program.vocab_size
         self._names = map(str, itertools.count())
         self._rng = np.random.default_rng(0)
-        self.description = f"argosy, {format_bits(bundle.program)}"
+        self.description = f"argosy, {bits(bundle.program)}"
 
     def _add(self, prompt: int, answer: int) -> None:
         tokens = tuple(self._rng.integers(0, self._vocab, prompt).tolist())
@@ -65,6 +65,14 @@ class ArgosyEngine:
         while self._engine.has_work:
             self._engine.step(0.0)
         return took
+
+
+def bits(program: Program) -> str:
+    """Stored bits per weight, the body's matrices and the head's apart."""
+    head = program.matrices[program.head().weight]
+    body = [m for m in program.matrices.values() if m is not head]
+    share = 8 * sum(m.num_bytes for m in body) / sum(m.num_parameters for m in body)
+    return f"{body[0].format} {share:.2f} bits, head {8 * head.num_bytes / head.num_parameters:.2f}"
 
 
 if __name__ == "__main__":
