@@ -1,4 +1,4 @@
-# make run | test | oracle | bench | lint | docs | clean
+# make run | test | oracle | bench | bench-peers | mutants | lint | docs | clean
 #
 # Everything is installed into .venv (the oracle's torch into .oracle), never into the system.
 # ARGOSY_PYTHON=python3.12 make run     chooses the interpreter
@@ -6,7 +6,7 @@
 # make test PYTEST_ARGS="-k scheduler"  arguments of pytest
 
 .DELETE_ON_ERROR:
-.PHONY: run test oracle bench lint docs clean
+.PHONY: run test oracle bench bench-peers mutants lint docs clean
 
 BIN := .venv/bin
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f ! -path '*/__pycache__/*')
@@ -27,6 +27,13 @@ oracle: .oracle/.installed
 bench: .venv/.installed
 	@$(BIN)/argosy bench $(ARGS)
 
+bench-peers: .venv/.test .peers/llamacpp/.installed
+	$(BIN)/python bench/engine.py --work build/bench \
+		--llamacpp $(CURDIR)/.peers/llamacpp/bin/python $(ARGS)
+
+mutants: .venv/.test
+	$(BIN)/python tools/mutants
+
 lint: .venv/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -38,7 +45,7 @@ docs: .venv/.test
 	$(BIN)/python -m pytest tests/test_docs.py
 
 clean:
-	rm -rf .venv .oracle build dist
+	rm -rf .venv .oracle .peers build dist
 
 # One wheel serves every environment. Its build tools stay in .venv, so that CMake finds the same
 # paths again and compiles only what changed.
@@ -64,6 +71,13 @@ build/.wheel: .venv/.tools $(SOURCES)
 
 .venv/.lint: .venv/.installed
 	@$(BIN)/python -m pip install --quiet "$(WHEEL)[lint]"
+	@touch $@
+
+.peers/llamacpp/.installed: .venv/.tools
+	@echo "building llama.cpp; this takes some minutes"
+	@$(BIN)/python -m venv .peers/llamacpp
+	@.peers/llamacpp/bin/python -m pip install --quiet numpy gguf==0.19.0
+	@CMAKE_ARGS=-DLLAMA_CURL=OFF .peers/llamacpp/bin/python -m pip install --quiet llama-cpp-python==0.3.36
 	@touch $@
 
 .oracle/.installed: build/.wheel

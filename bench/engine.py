@@ -1,4 +1,4 @@
-"""How fast is the engine, beside llama.cpp, on a 0.5 B shape? `make bench`.
+"""How fast is the engine, beside llama.cpp, on a 0.5 B shape? `make bench-peers`.
 
 Both engines are loaded; each measurement alternates A B A B; the table gives medians, their spread
 and the ratio, beside what the machine could do in the same minutes (ceilings.cc). One line per
@@ -161,6 +161,21 @@ def record(rows: list[dict[str, object]]) -> None:
             file.write(json.dumps({**row, **stamp}) + "\n")
 
 
+def publish(text: str) -> None:
+    """Put the table into README.md, between its marks."""
+    page = HERE / "README.md"
+    before, rest = page.read_text().split("<!-- table -->")
+    _, after = rest.split("<!-- /table -->")
+    page.write_text(f"{before}<!-- table -->\n{text}\n<!-- /table -->{after}")
+
+
+def heading(rows: list[dict[str, object]]) -> str:
+    """What was measured, where and when."""
+    engines = "; ".join(dict.fromkeys(str(row["description"]) for row in rows))
+    cores = f"{rows[0]['threads']} threads of {processor()}"
+    return f"{time.strftime('%Y-%m-%d')}, {cores}. {engines}.\n"
+
+
 def processor() -> str:
     """The processor's name, as the system gives it."""
     try:
@@ -192,7 +207,9 @@ def main() -> None:
     for peer in peers:
         peer.stop()
     record(rows)
-    print(table(rows))
+    text = f"{heading(rows)}\n{table(rows)}"
+    publish(text)
+    print(text)
 
 
 if __name__ == "__main__":
