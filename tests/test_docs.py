@@ -16,7 +16,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 PATH = re.compile(r"`((?:src|native|tests|docs|bench|training|tools)/[\w./-]*\w/?)`")
 NAMED = re.compile(r"`((?:src|native|tests)/[\w./-]+)::(\w+(?:\.\w+)*)`")
-BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def page_id(page: Path) -> str:
@@ -45,11 +45,17 @@ def missing_names(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """The `make` and `argosy` command lines of a page's shell blocks."""
-    joined = "".join(BLOCK.findall(text)).replace("\\\n", " ")
+    """The `make` and `argosy` command lines of a page's shell blocks.
+
+    In a console block only lines after a prompt are commands, the others are what came back.
+    """
+    lines: list[str] = []
+    for kind, block in BLOCK.findall(text):
+        whole = block.replace("\\\n", " ").splitlines()
+        lines += whole if kind == "sh" else [x[2:] for x in whole if x.startswith("$ ")]
     found = []
-    for line in joined.splitlines():
-        for part in re.split(r"\||&&|;", line.removeprefix("$ ")):
+    for line in lines:
+        for part in re.split(r"\||&&|;", line):
             words = shlex.split(part, comments=True)
             if words and words[0] in ("make", "argosy"):
                 found.append(words)
