@@ -126,6 +126,8 @@ Format format(int kind, int group, bool asymmetric) {
 
 NB_MODULE(_core, m) {
   using argosy::Program;
+  // An engine kept alive by a traceback at exit is no leak worth fifteen lines over the error.
+  nb::set_leak_warnings(false);
   m.def("sample_rows", &argosy::sample_rows, "logits"_a, "head"_a, "result"_a, "isa"_a);
   m.def("elementary", &argosy::elementary, "name"_a, "x"_a, "y"_a, "isa"_a);
   m.def("variants", &argosy::variants, "Kernel variants this processor runs, best first.");

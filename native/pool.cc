@@ -50,10 +50,17 @@ class Arithmetic {
 }  // namespace
 
 Pool::Pool(int threads) : threads_(threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back(&Pool::work, this, i);
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back(&Pool::work, this, i);
+  } catch (...) {  // the system gives no more threads: those there are must end first
+    stop();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
   stopping_.store(true, std::memory_order_relaxed);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();

@@ -25,6 +25,7 @@ class Pool {
 
  private:
   void work(int thread);
+  void stop();
 
   const int threads_;
   void (*fn_)(void*, int) = nullptr;

@@ -15,6 +15,7 @@ from argosy.types import PAGE_TOKENS
 
 RUNTIMES = ("native", "reference")
 POLICIES = ("fcfs", "priority")
+MAX_THREADS = 1024
 
 NO_EFFECT_ON_CPU: dict[str, str] = {
     "swap_space": "pages are recomputed, not swapped",
@@ -84,6 +85,10 @@ class EngineConfig:
                     f"{name}={getattr(self, name)}: sharding is not built yet; set {name}=1 "
                     "(one process already uses all cores)"
                 )
+        if self.num_threads is not None and self.num_threads > MAX_THREADS:
+            raise ConfigError(
+                f"num_threads={self.num_threads} exceeds {MAX_THREADS}; leave it out to use every core"
+            )
         share = self.gpu_memory_utilization
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise ConfigError(f"gpu_memory_utilization={share!r} must lie in (0, 1]")

@@ -235,3 +235,22 @@ def test_a_full_disk(place: Path, small_disk: Path) -> None:
     assert automatic.returncode == 1
     assert b"disk is full" in automatic.stderr
     assert not [p for p in small_disk.iterdir() if p.is_dir()]
+
+
+NO_THREADS = """
+import resource
+from argosy.errors import ConfigError
+from argosy.runtime.native.runtime import _open_core
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**27,) * 2)
+try:
+    _open_core(200, "")
+except ConfigError as exc:
+    print(exc)
+"""
+
+
+def test_threads_the_system_does_not_give() -> None:
+    """An error, not an abort: those already made are ended first."""
+    ran = subprocess.run([sys.executable, "-c", NO_THREADS], capture_output=True, timeout=60)
+    assert (ran.returncode, b"200 threads" in ran.stdout) == (0, True), ran

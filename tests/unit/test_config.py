@@ -26,6 +26,7 @@ BAD: list[tuple[str, Any, str]] = [
     *[(n, 2, f"sharding is not built yet; set {n}=1") for n in SHARDS],
     *[("gpu_memory_utilization", v, r"must lie in \(0, 1\]") for v in (0, 1.01, -1, "0.9", True)],
     ("gpu_memory_utilization", float("nan"), r"must lie in \(0, 1\]"),
+    ("num_threads", 1025, "exceeds 1024"),
     ("block_size", 32, f"pages hold {PAGE_TOKENS} tokens"),
     ("scheduling_policy", "lottery", r"is none of .*fcfs.*priority"),
     ("runtime", "torch", r"is none of .*native.*reference"),

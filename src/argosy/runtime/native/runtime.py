@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from argosy.errors import UnsupportedParameter
+from argosy.errors import ConfigError, UnsupportedParameter
 from argosy.runtime.native import _core
 from argosy.runtime.native.lower import Weights, lower
 from argosy.types import Batch, Result, RowError
@@ -67,7 +67,7 @@ class NativeRuntime:
         keep_logits: bool = False,
         isa: str = "",
     ) -> None:
-        self._core = _core.Program(num_threads, isa)
+        self._core = _open_core(num_threads, isa)
         self._weights = lower(bundle, self._core, num_pages, cache_dtype)
         self._vocab_size = bundle.program.vocab_size
         self._keep_logits = keep_logits
@@ -122,6 +122,15 @@ class NativeRuntime:
             top_logprobs=np.zeros((heads, wanted), np.float32),
             logits=np.zeros((heads, self._vocab_size), np.float32) if self._keep_logits else None,
         )
+
+
+def _open_core(num_threads: int, isa: str) -> _core.Program:
+    try:
+        return _core.Program(num_threads, isa)
+    except RuntimeError as exc:
+        raise ConfigError(
+            f"the system gives no {num_threads} threads ({exc}); set num_threads to fewer"
+        ) from exc
 
 
 def _errors(batch: Batch, arrays: _Arrays) -> dict[int, RowError]:
