@@ -57,7 +57,8 @@ clean:
 build/.wheel: .venv/.tools $(SOURCES)
 	@echo "building Argosy; this takes a minute or two the first time"
 	@rm -rf build/wheels
-	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/wheels .
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation \
+		-C cmake.define.ARGOSY_WERROR=$(if $(CI),ON,OFF) -w build/wheels .
 	@touch $@
 
 .venv/.installed: build/.wheel

@@ -25,20 +25,29 @@ std::span<const T> view(const In<T>& a) {
   return {a.data(), a.size()};
 }
 
+template <class A>
+A exactly(nb::handle object, const char* name) {
+  A a;
+  if (!nb::try_cast(object, a, false))
+    refuse(std::string(name) + " is not a C-contiguous array of the right type");
+  return a;
+}
+
 // Attributes of the Batch dataclass, cast without copies: a wrong dtype or layout is an error.
 template <class T>
 std::span<const T> attr(nb::handle object, const char* name) {
-  return view(nb::cast<In<T>>(object.attr(name)));
+  return view(exactly<In<T>>(object.attr(name), name));
 }
 template <class T>
 std::span<T> out(nb::handle object, const char* name) {
-  const auto a = nb::cast<Out<T>>(object.attr(name));
+  const auto a = exactly<Out<T>>(object.attr(name), name);
   return {a.data(), a.size()};
 }
 
 std::vector<std::span<const int32_t>> groups(nb::handle sequence) {
   std::vector<std::span<const int32_t>> all;
-  for (const nb::handle h : sequence) all.push_back(view(nb::cast<In<int32_t>>(h)));
+  for (const nb::handle h : sequence)
+    all.push_back(view(exactly<In<int32_t>>(h, "an array of a group")));
   return all;
 }
 
@@ -88,7 +97,8 @@ void step(Program& program, nb::object batch, nb::object result) {
   s.positions = attr<int32_t>(batch, "positions");
   s.row_starts = attr<int32_t>(batch, "row_starts");
   s.lengths = attr<int32_t>(batch, "lengths");
-  const auto slots = nb::cast<In<int32_t>>(batch.attr("slots"));
+  const auto slots = exactly<In<int32_t>>(batch.attr("slots"), "slots");
+  check_size(slots.ndim(), 2, "the shape of slots");
   for (size_t g = 0; g < slots.shape(0); ++g)
     s.slots.emplace_back(slots.data() + g * slots.shape(1), slots.shape(1));
   s.page_tables = groups(batch.attr("page_tables"));
@@ -135,16 +145,22 @@ NB_MODULE(_core, m) {
       .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a)
       .def_prop_ro("isa", &Program::isa)
       .def_prop_ro("threads", &Program::threads)
-      .def("matrix",
-           [](Program& p, argosy::In<uint8_t> data, int kind, int group, bool asymmetric, int k,
-              int blocks) {
-             return p.add_matrix(data.data(), data.size(), argosy::format(kind, group, asymmetric),
-                                 k, blocks);
-           })
-      .def("vector",
-           [](Program& p, argosy::In<float> data) {
-             return p.add_vector(data.data(), static_cast<int>(data.size()));
-           })
+      .def(
+          "matrix",
+          [](Program& p, nb::handle array, int kind, int group, bool asymmetric, int k,
+             int blocks) {
+            const auto data = argosy::exactly<argosy::In<uint8_t>>(array, "a matrix");
+            return p.add_matrix(data.data(), data.size(), argosy::format(kind, group, asymmetric),
+                                k, blocks);
+          },
+          nb::keep_alive<1, 2>())
+      .def(
+          "vector",
+          [](Program& p, nb::handle array) {
+            const auto data = argosy::exactly<argosy::In<float>>(array, "a vector");
+            return p.add_vector(data.data(), static_cast<int>(data.size()));
+          },
+          nb::keep_alive<1, 2>())
       .def("buffer", &Program::add_buffer)
       .def("inputs",
            [](Program& p, int k, int kind, int group, bool asymmetric) {

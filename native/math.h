@@ -31,6 +31,10 @@
 
 #include <cstdint>
 
+#ifdef __FAST_MATH__
+#error "the numeric contract forbids -ffast-math"
+#endif
+
 #ifndef ARGOSY_ISA_NS
 #define ARGOSY_ISA_NS base
 #endif

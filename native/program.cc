@@ -144,8 +144,6 @@ void Program::reserve(int rows, int head_rows) {
 // ---- checks -------------------------------------------------------------------------------------
 
 void Program::check(const Step& s) const {
-  if (getpid() != process_)
-    refuse("this engine belongs to another process; make a new one after a fork");
   const size_t rows = s.tokens.size(), sequences = s.lengths.size();
   check_size(s.positions.size(), rows, "positions");
   check_size(s.row_starts.size(), sequences + 1, "row_starts");

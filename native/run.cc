@@ -1,4 +1,6 @@
 // One step of a program: the instructions, in order, on all threads.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -12,8 +14,8 @@ void Program::copy_pages(const Step& s) {
     for (size_t c = 0; c + 1 < s.copies[g].size(); c += 2)
       for (int l = 0; l < groups_[g].layers; ++l) {
         const Cache cache = groups_[g].layer(l);
-        std::memcpy(cache.base + s.copies[g][c + 1] * cache.page_bytes,
-                    cache.base + s.copies[g][c] * cache.page_bytes, cache.page_bytes);
+        std::memmove(cache.base + s.copies[g][c + 1] * cache.page_bytes,
+                     cache.base + s.copies[g][c] * cache.page_bytes, cache.page_bytes);
       }
 }
 
@@ -57,8 +59,9 @@ struct Program::Run {
   void run(size_t phase, const Embed& e) {
     const Buffer& out = p.buffers_[e.out];
     share(phase, rows, 1, [&](int r) {
-      p.kernels_->embed(p.matrices_[e.matrix], s.tokens[r],
-                        out.data() + static_cast<size_t>(r) * out.stride);
+      float* row = out.data() + static_cast<size_t>(r) * out.stride;
+      p.kernels_->embed(p.matrices_[e.matrix], s.tokens[r], row);
+      std::fill(row + out.width, row + out.stride, 0.0f);  // residuals add 0 * x there
       for (Rotation& t : p.rotations_) {
         const int half = static_cast<int>(t.inv_freq.size());
         p.kernels_->rotations(t.inv_freq.data(), half, t.scale, s.positions[r],
@@ -191,6 +194,9 @@ struct Program::Run {
 };
 
 void Program::step(Step& s) {
+  // Before the lock: a child of fork may have inherited it held, by a thread that it lacks.
+  if (getpid() != process_)
+    refuse("this engine belongs to another process; make a new one after a fork");
   const std::lock_guard<std::mutex> one_at_a_time(mutex_);
   check(s);
   check_head(s, s.tokens.size(), head_.vocabulary);

@@ -22,13 +22,14 @@ namespace argosy {
 
 constexpr int32_t kBlockIds = 64;
 
+inline namespace ARGOSY_ISA_NS {
+
 // Memory one thread needs to sample rows of up to `vocab` ids: bytes, to be aligned to 64.
 constexpr uint64_t sample_scratch_bytes(int32_t vocab) {
   const uint64_t ids = static_cast<uint64_t>(vocab);
   return (8 + 4) * (ids + (ids + kBlockIds - 1) / kBlockIds);
 }
 
-inline namespace ARGOSY_ISA_NS {
 namespace sampler {
 
 constexpr int32_t kPartIds = 4096;

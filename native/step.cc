@@ -39,8 +39,11 @@ void check_head(const Step& s, size_t rows, int vocabulary) {
     check_size(size, static_cast<size_t>(s.edit_starts[n]), "edits");
   const size_t words = static_cast<size_t>((vocabulary + 31) / 32);
   for (size_t h = 0; h < n; ++h) {
-    if (s.has_mask[h] && (s.mask_rows[h] < 0 || (s.mask_rows[h] + 1) * words > s.masks.size()))
+    if (s.has_mask[h] &&
+        (s.mask_rows[h] < 0 || (static_cast<size_t>(s.mask_rows[h]) + 1) * words > s.masks.size()))
       refuse("mask row " + std::to_string(s.mask_rows[h]) + " does not exist");
+    if (!(s.temperature[h] >= 0 && s.temperature[h] <= 3.4028235e38f && s.min_p[h] <= 1))
+      refuse("a temperature or min_p is out of range");
     if (s.want[h] && (s.logprobs[h] < 0 || s.logprobs[h] * n > s.out_top_ids.size()))
       refuse("more logprobs wanted than there is room for");
   }

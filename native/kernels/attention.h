@@ -51,7 +51,7 @@ inline void tile_scores(const uint8_t* const* keys, int dim, const float* const*
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
           sum_of[r] = fma(even, F32x16::set1(q[r][d]), sum_of[r]);
-          sum_of[r] = fma(odd, F32x16::set1(q[r][d + 1]), sum_of[r]);
+          if (d + 1 < dim) sum_of[r] = fma(odd, F32x16::set1(q[r][d + 1]), sum_of[r]);
         }
       }
     }

@@ -214,7 +214,7 @@ inline void qkv(const QkvArgs& a, int row, int head) {
   norm_and_turn(a, x + a.k_at + h * dim, a.k_norm, row, k);
   const bool key_ok = store_key(a.cache, record, slot % kPageTokens, k);
   const bool value_ok = store_value(a.cache, record, slot % kPageTokens, x + a.v_at + h * dim);
-  if (!key_ok || !value_ok) a.nonfinite[row] = 1;
+  if (!key_ok || !value_ok) __atomic_store_n(&a.nonfinite[row], uint8_t{1}, __ATOMIC_RELAXED);
 }
 
 }  // namespace argosy::ARGOSY_ISA

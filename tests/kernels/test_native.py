@@ -7,15 +7,18 @@ shorter, so a quarter of that is asked for.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 
 from argosy.bundle.pack import unpack_matrix
+from argosy.model.program import Linear, Norm, Segment, Vector
 from argosy.runtime.native import NativeRuntime, variants
 from argosy.runtime.reference import ReferenceRuntime
-from argosy.types import RowError
+from argosy.types import Result, RowError
 from kernels.programs import (
     F32,
     MemoryBundle,
@@ -232,6 +235,62 @@ def test_indices_out_of_bounds_are_refused(change: dict[str, object], words: str
     bundle = attention_bundle(np.random.default_rng(0), heads=2, kv_heads=1, dim=16)
     with pytest.raises(ValueError, match=words):
         run(native(bundle), batch([([1], 0, [1])], **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("tokens", np.array([1, 1], np.int64)),
+        ("tokens", np.array([1, 0, 1, 0], np.int32)[::2]),
+        ("positions", np.array([[0.0, 1.0]], np.float32)),
+        ("slots", np.array([16, 17], np.int32)),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(name: str, array: np.ndarray) -> None:
+    """Never converted: a temporary copy would be gone when the step reads it."""
+    bundle = attention_bundle(np.random.default_rng(0), heads=2, kv_heads=1, dim=16)
+    with pytest.raises(ValueError, match=name):
+        run(native(bundle), batch([([1, 1], 0, [1])], **{name: array}))
+
+
+def test_a_failed_row_leaves_nothing_to_the_next() -> None:
+    """Residuals add whole blocks: what lies past an odd width must not stay not-a-number."""
+    rng = np.random.default_rng(4)
+    inputs = rng.standard_normal((3, 40)).astype(np.float32)
+    inputs[1] = 3e38
+    bundle = linear_bundle("fp32", inputs, [rng.standard_normal((40, 40)).astype(np.float32) * 10])
+    ops = list(bundle.program.ops)
+    residual = Linear(x="y", out="x", weight="w", residual=True)
+    norm = Norm(x="x", out="y", weight="n", eps=1e-5)
+    ops[2:2] = [residual, norm]
+    vectors = {"n": Vector("n", (Segment("n", 40, "n"),))}
+    program = msgspec.structs.replace(bundle.program, ops=tuple(ops), vectors=vectors)
+    runtime = native(replace(bundle, program=program, vectors={"n": np.ones(40, np.float32)}))
+
+    def alone(token: int) -> Result:
+        return run(runtime, batch([([token], 0, [0])], groups=0))
+
+    first, failed, again = alone(0), alone(1), alone(0)
+    assert failed.errors == {0: RowError.NONFINITE}
+    assert not again.errors
+    assert again.logits.tobytes() == first.logits.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "value"), [("temperature", np.nan), ("temperature", -1.0), ("min_p", 2.0)]
+)
+def test_sampling_out_of_range_is_refused(change: str, value: float) -> None:
+    bundle = attention_bundle(np.random.default_rng(0), heads=2, kv_heads=1, dim=16)
+    head = every_row(1, **{change: np.array([value], np.float32)})
+    with pytest.raises(ValueError, match=change):
+        run(native(bundle), batch([([1], 0, [1])], head=head))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_pool_needs_a_thread(threads: int) -> None:
+    bundle = attention_bundle(np.random.default_rng(0), heads=2, kv_heads=1, dim=16)
+    with pytest.raises(ValueError, match="at least one thread"):
+        native(bundle, threads=threads)
 
 
 def test_an_unknown_isa_is_refused() -> None:

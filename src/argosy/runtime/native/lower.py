@@ -7,12 +7,12 @@ product) is prepared in a pass of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from argosy.model.formats import COLUMNS, Format, Kind
-from argosy.model.program import Attention, Embed, Head, Linear, Norm, Op, Program, Qkv
+from argosy.model.program import Attention, Embed, Head, Linear, Norm, Op, Program, Qkv, Rope
 
 if TYPE_CHECKING:
     from argosy.runtime.native import _core
@@ -41,15 +41,14 @@ class Weights(Protocol):
 
 def lower(
     weights: Weights, core: _core.Program, num_pages: tuple[int, ...], cache_dtype: str
-) -> list[Any]:
-    """Build `weights.program` in `core`; returns the arrays that must outlive it.
+) -> None:
+    """Build `weights.program` in `core`, which keeps the arrays it points into alive.
 
     num_pages: pages of each cache group, the null page included.
     """
     lowering = _Lowering(weights, core, num_pages, cache_dtype)
-    for op in weights.program.ops:
-        lowering.lower(op)
-    return lowering.keep
+    for place, op in enumerate(weights.program.ops):
+        lowering.lower(op, place)
 
 
 class _Lowering:
@@ -59,12 +58,11 @@ class _Lowering:
         self.program = program = weights.program
         self.weights = weights
         self.core = core
-        self.keep: list[Any] = []
         self.buffers = {name: core.buffer(width) for name, width in program.widths.items()}
         self.matrices = {m.name: self._matrix(m.name) for m in program.matrices.values()}
         self.inputs: dict[tuple[str, Format], int] = {}
-        self.rotations: dict[Any, int] = {}
-        self.fused = {op.out for op in program.ops if isinstance(op, Norm)}
+        self.rotations: dict[Rope, int] = {}
+        self.normed: set[str] = set()  # activations last written by a norm, hence prepared
         self.cache_of = {
             layer: (g, i)
             for g, group in enumerate(program.caches)
@@ -79,13 +77,13 @@ class _Lowering:
                 pages,
             )
 
-    def lower(self, op: Op) -> None:
-        """Append the instructions of one operation."""
+    def lower(self, op: Op, place: int) -> None:
+        """Append the instructions of the operation at `place`."""
         match op:
             case Embed():
                 self.core.embed(self.matrices[op.weight], self.buffers[op.out])
             case Norm():
-                self._norm(op)
+                self._norm(op, place)
             case Linear():
                 inputs = self._prepared(op.x, op.weight)
                 gated = op.activation == "silu_gated"
@@ -120,10 +118,11 @@ class _Lowering:
                     self._bias(op.bias),
                     self.program.vocab_size,
                 )
+                return
+        (self.normed.add if isinstance(op, Norm) else self.normed.discard)(op.out)
 
     def _matrix(self, name: str) -> int:
         matrix, data = self.program.matrices[name], self.weights.matrix(name)
-        self.keep.append(data)
         f = matrix.format
         return self.core.matrix(
             data, KINDS[f.kind], f.group, f.asymmetric, matrix.k, matrix.n // COLUMNS
@@ -133,7 +132,6 @@ class _Lowering:
         data = np.ascontiguousarray(self.weights.vector(name), np.float32)
         if offset := self.program.vectors[name].offset:
             data = data + np.float32(offset)
-        self.keep.append(data)
         return self.core.vector(data)
 
     def _bias(self, name: str | None) -> int:
@@ -143,7 +141,6 @@ class _Lowering:
         data = np.zeros(sum(s.padded for s in vector.segments), np.float32)
         stored = self.weights.vector(name)
         data[: stored.size] = stored
-        self.keep.append(data)
         return self.core.vector(data)
 
     def _inputs(self, x: str, fmt: Format) -> int:
@@ -156,13 +153,13 @@ class _Lowering:
 
     def _prepared(self, x: str, weight: str) -> int:
         inputs = self._inputs(x, self.program.matrices[weight].format)
-        if x not in self.fused:
+        if x not in self.normed:
             self.core.prepare(self.buffers[x], inputs)
         return inputs
 
-    def _norm(self, op: Norm) -> None:
+    def _norm(self, op: Norm, place: int) -> None:
         formats = dict.fromkeys(
-            self.program.matrices[user.weight].format for user in self._users(op)
+            self.program.matrices[user.weight].format for user in self._users(op.out, place + 1)
         )
         self.core.norm(
             self.buffers[op.x],
@@ -172,14 +169,13 @@ class _Lowering:
             [self._inputs(op.out, f) for f in formats],
         )
 
-    def _users(self, norm: Norm) -> list[Linear | Qkv]:
-        """Matrix products that read what `norm` makes, before it is made again."""
+    def _users(self, x: str, first: int) -> list[Linear | Qkv]:
+        """Matrix products from `first` on that read `x`, up to whoever writes it again."""
         users: list[Linear | Qkv] = []
-        after = self.program.ops[self.program.ops.index(norm) + 1 :]
-        for op in after:
-            if isinstance(op, Linear | Qkv) and op.x == norm.out:
+        for op in self.program.ops[first:]:
+            if isinstance(op, Linear | Qkv) and op.x == x:
                 users.append(op)
-            if isinstance(op, Norm | Embed) and op.out == norm.out:
+            if not isinstance(op, Head) and op.out == x:
                 break
         return users
 

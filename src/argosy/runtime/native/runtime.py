@@ -68,7 +68,7 @@ class NativeRuntime:
         isa: str = "",
     ) -> None:
         self._core = _open_core(num_threads, isa)
-        self._weights = lower(bundle, self._core, num_pages, cache_dtype)
+        lower(bundle, self._core, num_pages, cache_dtype)
         self._vocab_size = bundle.program.vocab_size
         self._keep_logits = keep_logits
 
@@ -107,7 +107,6 @@ class NativeRuntime:
     def close(self) -> None:
         """Give threads, pages and the mapping of the weights back."""
         del self._core
-        self._weights.clear()
 
     def _arrays(self, batch: Batch) -> _Arrays:
         heads = len(batch.head.rows)
