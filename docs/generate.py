@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from argosy.cli.main import VERBS, load_verb
-from argosy.config import NO_EFFECT_ON_CPU, EngineConfig
+from argosy.config import NO_EFFECT_ON_CPU, ONLY_VALUES, EngineConfig
 from argosy.model.formats import AUTO_DTYPE
 from argosy.types import _NEUTRAL, SamplingParams
 
@@ -90,8 +90,16 @@ def config_page() -> str:
         + '\n## What dtype "auto" picks\n\n'
         + table(["device", "checkpoint", "weights and activations", "cache"], auto)
         + "\n## Accepted by LLM without effect on a CPU\n\n"
-        + table(["argument", "why"], [[f"`{k}`", v] for k, v in NO_EFFECT_ON_CPU.items()])
+        + table(["argument", "why", "only with"], accepted_rows())
     )
+
+
+def accepted_rows() -> list[list[str]]:
+    """Arguments without effect: why, and the values that are true here where not all are."""
+    return [
+        [f"`{name}`", why, ", ".join(f"`{value!r}`" for value in ONLY_VALUES.get(name, ()))]
+        for name, why in NO_EFFECT_ON_CPU.items()
+    ]
 
 
 def sampling_page() -> str:

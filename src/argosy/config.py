@@ -7,11 +7,12 @@ Nothing here reads the environment or the machine. `EngineConfig` holds the call
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from argosy.errors import ConfigError
 from argosy.model.formats import parse_cache_dtype, parse_dtype
-from argosy.types import PAGE_TOKENS
+from argosy.types import MAX_LOGPROBS, PAGE_TOKENS, whole
 
 RUNTIMES = ("native", "reference")
 POLICIES = ("fcfs", "priority")
@@ -25,10 +26,42 @@ NO_EFFECT_ON_CPU: dict[str, str] = {
     "cpu_offload_gb": "weights are on the CPU already",
     "tokenizer_mode": "there is one tokenizer",
     "disable_log_stats": "no statistics are logged",
+    "disable_log_requests": "no requests are logged",
     "enable_chunked_prefill": "prompts are always computed in chunks",
     "load_format": "safetensors and bundles are recognised by themselves",
+    "max_seq_len_to_capture": "there are no graphs to capture",
+    "max_logprobs": "20 may be asked for at most",
+    "served_model_name": "an LLM serves nobody by name",
+    "compilation_config": "nothing is compiled at run time",
+    "distributed_executor_backend": "there is one process",
+    "download_dir": "models lie in the Hugging Face cache; HF_HOME says where",
+    "hf_token": "huggingface_hub finds its own; HF_TOKEN says which",
+    "tokenizer_revision": "the tokenizer is that of the model's revision",
+    "enable_lora": "adapters are not built yet",
+    "limit_mm_per_prompt": "prompts are text",
+    "skip_tokenizer_init": "prompts and answers are text",
+    "device": "this is a CPU",
+    "task": "models generate",
+    "runner": "models generate",
 }
 """Arguments of vLLM that are accepted, said once in the log, and change nothing here."""
+
+ONLY_VALUES: dict[str, tuple[Any, ...]] = {
+    "cpu_offload_gb": (0, 0.0),
+    "compilation_config": (None, {}, 0),
+    "distributed_executor_backend": (None, "mp", "uni"),
+    "download_dir": (None,),
+    "hf_token": (None,),
+    "tokenizer_revision": (None,),
+    "enable_lora": (False,),
+    "limit_mm_per_prompt": (None, {}),
+    "skip_tokenizer_init": (False,),
+    "device": ("auto", "cpu"),
+    "task": ("auto", "generate"),
+    "runner": ("auto", "generate"),
+    "max_logprobs": (MAX_LOGPROBS,),
+}
+"""Of some of these, the only values that are true here; others are refused by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +78,7 @@ class EngineConfig:
     gpu_memory_utilization: the share of that limit (of the card's memory on a GPU).
     num_threads: None: as many as affinity and the cgroup's cpu.max allow.
     seed: base of the seeds drawn for requests that give none.
+    Whole numbers of any kind are taken, NumPy's too, and kept as plain ones.
     """
 
     model: str | None = None
@@ -70,16 +104,27 @@ class EngineConfig:
     keep_logits: bool = False
 
     def __post_init__(self) -> None:
+        put = object.__setattr__  # the only writes: normalising while the value is being built
+        for name in ("model", "tokenizer", "revision", "quantization"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be text, or None")
+        for name in ("enable_prefix_caching", "keep_logits"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
+        seed = whole(self.seed)
+        if seed is None and self.seed is not None:
+            raise ConfigError(f"seed={self.seed!r} must be a whole number, or None")
+        put(self, "seed", seed)
         parse_dtype(self.dtype)
         if self.kv_cache_dtype != "auto":
             parse_cache_dtype(self.kv_cache_dtype)
         for name in ("max_num_seqs", "max_num_batched_tokens"):
-            _positive(name, getattr(self, name))
+            put(self, name, _positive(name, getattr(self, name)))
         for name in ("max_model_len", "memory", "num_threads", "kv_pages"):
             if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
+                put(self, name, _positive(name, getattr(self, name)))
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
-            _positive(name, getattr(self, name))
+            put(self, name, _positive(name, getattr(self, name)))
             if getattr(self, name) > 1:
                 raise ConfigError(
                     f"{name}={getattr(self, name)}: sharding is not built yet; set {name}=1 "
@@ -87,11 +132,12 @@ class EngineConfig:
                 )
         if self.num_threads is not None and self.num_threads > MAX_THREADS:
             raise ConfigError(
-                f"num_threads={self.num_threads} exceeds {MAX_THREADS}; leave it out to use every core"
+                f"num_threads={self.num_threads} exceeds {MAX_THREADS}; leave it out for all cores"
             )
         share = self.gpu_memory_utilization
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
             raise ConfigError(f"gpu_memory_utilization={share!r} must lie in (0, 1]")
+        put(self, "gpu_memory_utilization", float(share))
         if self.block_size != PAGE_TOKENS:
             raise ConfigError(
                 f"block_size={self.block_size} is not served; pages hold {PAGE_TOKENS} tokens"
@@ -102,6 +148,8 @@ class EngineConfig:
             raise ConfigError(f"runtime={self.runtime!r} is none of {RUNTIMES}")
 
 
-def _positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**62:
+def _positive(name: str, value: Any) -> int:
+    number = whole(value)
+    if number is None or not 1 <= number < 2**62:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least 1")
+    return number

@@ -9,10 +9,13 @@ after.
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, fields
+from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from argosy.errors import InvalidSampling, UnsupportedParameter
 
@@ -58,6 +61,9 @@ _NEUTRAL: dict[str, Any] = {
 }
 
 
+_FLAGS = ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How one request is sampled; names, defaults and limits are vLLM's.
@@ -65,11 +71,14 @@ class SamplingParams:
     temperature: 0 <= t <= 2; below 1e-5 greedy, below 0.01 raised to 0.01.
     top_k: 0 or -1 is off. top_p: (0, 1]. min_p: [0, 1], a share of the best probability.
     presence_penalty, frequency_penalty: [-2, 2], over generated tokens.
-    repetition_penalty: > 0, over prompt and generated tokens.
+    repetition_penalty: [1e-4, 1e4], over prompt and generated tokens.
     seed: any integer; None or -1 draws one.
     stop: strings that end the answer (a special token's text such as "</s>" too).
     logprobs, prompt_logprobs: alternatives to report, 0..20; -1 the most allowed.
-    logit_bias: token id -> [-100, 100]. bad_words: texts never generated.
+    logit_bias: token id -> [-100, 100], what lies beyond is cut.
+    bad_words: texts never generated, as they are usually written in tokens: at the start of a text
+        and after a space. Other casings, and other tokens that spell the same, are not covered.
+    Whole numbers, numbers and lists of any kind are taken, NumPy's too, and kept as plain ones.
     Raises InvalidSampling (out of range) or UnsupportedParameter (known, but not honoured).
     """
 
@@ -113,29 +122,32 @@ class SamplingParams:
     def __post_init__(self) -> None:
         put = object.__setattr__  # the only writes: normalising while the value is being built
         for name, neutral in _NEUTRAL.items():
-            if getattr(self, name) != neutral:
+            value = getattr(self, name)
+            if type(value) is not type(neutral) or value != neutral:
                 raise UnsupportedParameter(
-                    f"{name}={getattr(self, name)!r} is not supported; leave it at {neutral!r}"
+                    f"{name}={value!r} is not supported; leave it at {neutral!r}"
                 )
-        _whole("n", self.n, 1, 16384)
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidSampling(f"{name}={getattr(self, name)!r} must be True or False")
+        put(self, "n", _whole("n", self.n, 1, 16384))
         for name in ("presence_penalty", "frequency_penalty"):
             put(self, name, _number(name, getattr(self, name), -2.0, 2.0))
-        put(self, "repetition_penalty", _number("repetition_penalty", self.repetition_penalty, 0.0))
-        if self.repetition_penalty == 0.0:
-            raise InvalidSampling("repetition_penalty=0 must be above 0; 1 is off")
+        # Beyond these a logit may leave fp32.
+        repetition = _number("repetition_penalty", self.repetition_penalty, 1e-4, 1e4)
+        put(self, "repetition_penalty", repetition)
         put(self, "temperature", _number("temperature", self.temperature, 0.0, 2.0))
         put(self, "top_p", _number("top_p", self.top_p, 0.0, 1.0))
         if self.top_p == 0.0:
             raise InvalidSampling("top_p=0 must be above 0 and at most 1; 1 is off")
         put(self, "min_p", _number("min_p", self.min_p, 0.0, 1.0))
-        _whole("top_k", self.top_k, -1, 2**31 - 1)
-        put(self, "top_k", max(self.top_k, 0))
+        put(self, "top_k", max(_whole("top_k", self.top_k, -1, 2**31 - 1), 0))
         if self.seed is not None:
-            _whole("seed", self.seed, -(2**63), 2**64 - 1)
-            put(self, "seed", None if self.seed == -1 else self.seed)
+            seed = _whole("seed", self.seed, -(2**63), 2**64 - 1)
+            put(self, "seed", None if seed == -1 else seed)
         if self.max_tokens is not None:
-            _whole("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        _whole("min_tokens", self.min_tokens, 0, 2**31 - 1)
+            put(self, "max_tokens", _whole("max_tokens", self.max_tokens, 1, 2**31 - 1))
+        put(self, "min_tokens", _whole("min_tokens", self.min_tokens, 0, 2**31 - 1))
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidSampling(
                 f"min_tokens={self.min_tokens} exceeds max_tokens={self.max_tokens}; lower it"
@@ -143,8 +155,8 @@ class SamplingParams:
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
             if value is not None:
-                _whole(name, value, -1, MAX_LOGPROBS)
-                put(self, name, MAX_LOGPROBS if value == -1 else value)
+                count = _whole(name, value, -1, MAX_LOGPROBS)
+                put(self, name, MAX_LOGPROBS if count == -1 else count)
         put(self, "stop", _strings("stop", self.stop))
         put(self, "bad_words", _strings("bad_words", self.bad_words))
         put(self, "stop_token_ids", _ids("stop_token_ids", self.stop_token_ids))
@@ -186,23 +198,57 @@ class SamplingParams:
         """`stop` as a tuple."""
         return tuple(self.stop or ())
 
+    def clone(self, **changes: Any) -> Self:
+        """A copy, with `changes` to its fields. Raises as the constructor does."""
+        return replace(self, **changes)
+
     @classmethod
     def known_fields(cls) -> tuple[str, ...]:
         """The names of all fields, in order."""
         return tuple(f.name for f in fields(cls))
 
 
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def _assign(self: SamplingParams, name: str, value: object) -> NoReturn:
+    raise FrozenInstanceError(
+        f"SamplingParams are not changed once made; use params.clone({name}={value!r})"
+    )
+
+
+# The message of dataclasses names no remedy, and a frozen class must not define its own.
+SamplingParams.__setattr__ = _assign  # type: ignore[method-assign, assignment]
+
+
+def whole(value: object) -> int | None:
+    """A whole number of any kind (NumPy's too) as an int; None for anything else, and for bools."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def plain(values: Any) -> Any:
+    """`values` as nested lists where it is an array, as it is elsewhere."""
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _whole(name: str, value: object, low: int, high: int) -> int:
+    number = whole(value)
+    if number is None:
         raise InvalidSampling(f"{name}={value!r} must be a whole number")
-    if not low <= value <= high:
-        raise InvalidSampling(f"{name}={value} must lie in [{low}, {high}]")
+    if not low <= number <= high:
+        raise InvalidSampling(f"{name}={number} must lie in [{low}, {high}]")
+    return number
 
 
 def _number(name: str, value: object, low: float, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidSampling(f"{name}={value!r} must be a number")
-    number = float(value) if abs(value) < 2.0**1000 else math.inf
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or not low <= number <= high:
         raise InvalidSampling(f"{name}={value} must be finite and lie in [{low}, {high}]")
     return number
@@ -221,21 +267,23 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
 def _ids(name: str, value: object) -> tuple[int, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list | tuple | set | frozenset):
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | Mapping):
         raise InvalidSampling(f"{name}={value!r} must be a list of token ids")
-    for item in value:
-        _whole(f"{name} entry", item, 0, 2**31 - 1)
-    return tuple(value)
+    items = plain(value)
+    if not isinstance(items, Iterable):  # an array without axes
+        raise InvalidSampling(f"{name}={value!r} must be a list of token ids")
+    return tuple(_whole(f"{name} entry", item, 0, 2**31 - 1) for item in items)
 
 
 def _bias(value: object) -> dict[int, float]:
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise InvalidSampling(f"logit_bias={value!r} must map token ids to numbers")
     out: dict[int, float] = {}
     for key, bias in value.items():
         token = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 12 else key
-        _whole("logit_bias key", token, 0, 2**31 - 1)
-        out[token] = min(max(_number("logit_bias value", bias, -math.inf), -100.0), 100.0)
+        if isinstance(bias, Real) and not isinstance(bias, bool) and not math.isnan(bias):
+            bias = min(max(bias, -100.0), 100.0)
+        out[_whole("logit_bias key", token, 0, 2**31 - 1)] = _number("logit_bias value", bias, -100)
     return out
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError
 from typing import Any
 
+import numpy as np
 import pytest
 
-from argosy.config import NO_EFFECT_ON_CPU, EngineConfig
+from argosy.config import NO_EFFECT_ON_CPU, ONLY_VALUES, EngineConfig
 from argosy.errors import ArgosyError, ConfigError
 from argosy.types import PAGE_TOKENS
 
@@ -27,6 +28,9 @@ BAD: list[tuple[str, Any, str]] = [
     *[("gpu_memory_utilization", v, r"must lie in \(0, 1\]") for v in (0, 1.01, -1, "0.9", True)],
     ("gpu_memory_utilization", float("nan"), r"must lie in \(0, 1\]"),
     ("num_threads", 1025, "exceeds 1024"),
+    *[(n, v, "True or False") for n in ("enable_prefix_caching", "keep_logits") for v in (1, None)],
+    *[("seed", v, "whole number, or None") for v in (1.0, "1", True, np.True_)],
+    *[(n, 4, "must be text") for n in ("quantization", "revision", "tokenizer", "model")],
     ("block_size", 32, f"pages hold {PAGE_TOKENS} tokens"),
     ("scheduling_policy", "lottery", r"is none of .*fcfs.*priority"),
     ("runtime", "torch", r"is none of .*native.*reference"),
@@ -61,6 +65,18 @@ def test_accepted(values: dict[str, Any]) -> None:
     assert all(getattr(config, name) == value for name, value in values.items())
 
 
+def test_numbers_of_any_kind_become_plain() -> None:
+    config = EngineConfig(
+        max_num_seqs=np.int64(3),  # type: ignore[arg-type]
+        max_model_len=np.uint16(5),  # type: ignore[arg-type]
+        seed=np.int8(-2),  # type: ignore[arg-type]
+        gpu_memory_utilization=np.float32(0.5),  # type: ignore[arg-type]
+    )
+    values = (config.max_num_seqs, config.max_model_len, config.seed, config.gpu_memory_utilization)
+    assert values == (3, 5, -2, 0.5)
+    assert [type(v) for v in values] == [int, int, int, float]
+
+
 def test_defaults() -> None:
     config = EngineConfig()
     assert config.model is None and config.enable_prefix_caching
@@ -74,4 +90,5 @@ def test_frozen() -> None:
 
 def test_what_has_no_effect_says_why() -> None:
     assert all(reason and not reason.endswith(".") for reason in NO_EFFECT_ON_CPU.values())
+    assert set(ONLY_VALUES) <= set(NO_EFFECT_ON_CPU)
     assert not set(NO_EFFECT_ON_CPU) & {f for f in EngineConfig.__dataclass_fields__}

@@ -6,6 +6,7 @@ import math
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from argosy.errors import InvalidSampling, RequestError, UnsupportedParameter
@@ -29,7 +30,7 @@ BAD: list[tuple[str, Any, str]] = [
     *[("frequency_penalty", v, "finite and lie in") for v in (-2.01, 2.01, -INF, NAN)],
     *[("frequency_penalty", v, "must be a number") for v in ("1", None, False)],
     *[("repetition_penalty", v, "finite and lie in") for v in (-0.1, INF, -INF, NAN, -(10**400))],
-    *[("repetition_penalty", v, "must be above 0") for v in (0, 0.0, -0.0)],
+    *[("repetition_penalty", v, "finite and lie in") for v in (0, 0.0, -0.0, 1e-5, 10001)],
     *[("repetition_penalty", v, "must be a number") for v in ("1", None)],
     *[("temperature", v, r"lie in \[0.0, 2.0\]") for v in (-0.1, -1, 2.01, 10**400, INF, NAN)],
     *[("temperature", v, "must be a number") for v in ("hot", None, True, [])],
@@ -66,8 +67,21 @@ BAD: list[tuple[str, Any, str]] = [
         ("logit_bias", {k: 1}, "logit_bias key")
         for k in (-1, "-1", "one", 1.5, None, 2**31, "9" * 12)
     ],
-    *[("logit_bias", {1: v}, "logit_bias value") for v in (INF, -INF, NAN, "1", None, True)],
+    *[("logit_bias", {1: v}, "logit_bias value") for v in (NAN, "1", None, True)],
     *[("output_kind", v, "is none of") for v in ("all", 1, None)],
+    *[
+        (name, v, "must be True or False")
+        for name in (
+            "ignore_eos",
+            "detokenize",
+            "skip_special_tokens",
+            "include_stop_str_in_output",
+        )
+        for v in (1, "no", None)
+    ],
+    *[("stop_token_ids", v, "list of token ids") for v in (b"12", bytearray(b"1"), np.array(3))],
+    *[("stop_token_ids", v, "whole number") for v in (np.array([1.0]), np.array([[1]]))],
+    *[(name, np.True_, "must be a") for name in ("n", "top_k", "temperature")],
 ]
 
 
@@ -85,6 +99,8 @@ UNSUPPORTED: list[tuple[str, Any]] = [
     ("prompt_logprob_start", 0),
     ("logprob_token_ids", [1]),
     ("flat_logprobs", True),
+    ("flat_logprobs", 0),
+    ("extra_args", np.zeros(2)),
     ("spaces_between_special_tokens", False),
     ("stream_interval", 2),
     ("structured_outputs", {"json": "{}"}),
@@ -143,7 +159,18 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("allowed_token_ids", None, None),
     ("allowed_token_ids", [3], (3,)),
     ("logit_bias", {1: 101, "2": -101, 3: 5}, {1: 100.0, 2: -100.0, 3: 5.0}),
+    ("logit_bias", {np.int64(1): INF, 2: -INF}, {1: 100.0, 2: -100.0}),
     ("output_kind", "delta", RequestOutputKind.DELTA),
+    *[("repetition_penalty", v, v) for v in (1e-4, 1e4)],
+    *[(name, np.int64(5), 5) for name in ("n", "top_k", "seed", "max_tokens", "min_tokens")],
+    ("logprobs", np.uint8(5), 5),
+    ("temperature", np.float32(0.5), 0.5),
+    ("top_p", np.float64(0.5), 0.5),
+    *[
+        (name, v, (1, 2))
+        for name in ("stop_token_ids", "allowed_token_ids")
+        for v in (np.array([1, 2]), range(1, 3), iter([1, np.int8(2)]))
+    ],
     ("skip_reading_prefix_cache", True, True),
 ]
 
@@ -152,6 +179,7 @@ GOOD: list[tuple[str, Any, Any]] = [
 def test_accepted_and_normalised(name: str, value: Any, kept: Any) -> None:
     params = SamplingParams(**{name: value})
     assert getattr(params, name) == kept
+    assert type(getattr(params, name)) is type(kept), "plain, whatever it was"
     assert replace(params) == params, "what was normalised once stays"
 
 
@@ -182,5 +210,13 @@ def test_fields_are_those_of_vllm() -> None:
 
 
 def test_frozen() -> None:
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(FrozenInstanceError, match=r"use params.clone\(temperature=0.5\)"):
         SamplingParams().temperature = 0.5  # type: ignore[misc]
+
+
+def test_a_clone_is_a_copy_with_changes() -> None:
+    params = SamplingParams(seed=3, stop="a")
+    assert params.clone() == params
+    assert params.clone(seed=4) == SamplingParams(seed=4, stop="a")
+    with pytest.raises(InvalidSampling, match="top_k"):
+        params.clone(top_k=-2)

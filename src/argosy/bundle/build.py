@@ -1,19 +1,22 @@
 """Turn a checkpoint into a bundle, a few megabytes at a time.
 
 The bundle grows in a folder beside its place, is synced to disk, and is renamed into place whole; a
-failure leaves nothing behind. Columns of a matrix are independent of each other, so a matrix is
-packed in runs of column blocks and never stands in memory whole.
+failure leaves nothing behind. A lock on that folder tells whether its builder still lives: what the
+dead left, the next build of the same name removes. Columns of a matrix are independent of each
+other, so a matrix is packed in runs of column blocks and never stands in memory whole.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,10 +110,13 @@ def _in_place_of(target: Path, needed: int) -> Iterator[Path]:
     folder = target.parent / f"{partial_name(target)}{secrets.token_hex(4)}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_dead(target)
         _check_space(target.parent, needed)
         folder.mkdir()
-        yield folder
-        _sync(folder)
+        with _open(folder) as handle:
+            _mark_alive(handle)
+            yield folder
+            os.fsync(handle)
         folder.rename(target)
         _sync(target.parent)
     except OSError as exc:
@@ -119,12 +125,44 @@ def _in_place_of(target: Path, needed: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _open(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _mark_alive(handle: int) -> None:
+    """Lock the folder until `handle` is closed or the process dies."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _clear_dead(target: Path) -> None:
+    """Remove what dead builders of `target` left. Raises BundleError where one is at work."""
+    for folder in target.parent.glob(f"{glob.escape(partial_name(target))}*"):
+        try:
+            with _open(folder) as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError as exc:
+            raise BundleError(
+                f"{target} is being built by another process; wait for it, or choose another place"
+            ) from exc
+        except OSError:  # gone meanwhile, or a file system without locks
+            continue
+
+
 def _check_space(folder: Path, needed: int) -> None:
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _explain(exc: OSError, target: Path, needed: int) -> BundleError:
+    if exc.errno in (errno.ENOTEMPTY, errno.EEXIST) and target.exists():
+        return BundleError(f"{target} exists: another process made it meanwhile; use that one")
     if exc.errno not in _FULL:
         return BundleError(
             f"{target} cannot be written: {exc.strerror or exc}; choose another folder, or make "

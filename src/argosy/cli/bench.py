@@ -62,7 +62,7 @@ def run(
     engine: EngineFlags,
 ) -> None:
     """Measure and print a table."""
-    client = open_model(engine.config(model))
+    client = open_model(engine, model)
     measure(client, 1, min(input_len, 16), 2)
     if not as_lines:
         print(HEAD)

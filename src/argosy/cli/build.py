@@ -10,6 +10,7 @@ import typer
 
 from argosy.bundle.open import open_bundle
 from argosy.bundle.trtllm import Builder
+from argosy.cli.environment import ended_by_sigterm
 from argosy.cli.terminal import ProgressLine
 from argosy.errors import ConfigError
 from argosy.model.describe import describe
@@ -60,7 +61,8 @@ def run(
         revision=revision,
         progress=ProgressLine("building"),
     )
-    path = builder.build_engine(settings)
+    with ended_by_sigterm():
+        path = builder.build_engine(settings)
     print(f"{path}\n{describe(open_bundle(path).program)}")
 
 

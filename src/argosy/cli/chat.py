@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,8 +14,8 @@ import typer
 from argosy.cli.chat_commands import EndOfChat, run_command
 from argosy.cli.conversation import Conversation
 from argosy.cli.environment import read_environment
-from argosy.cli.opening import open_model
-from argosy.cli.options import EngineFlags, Model, SamplingFlags, takes
+from argosy.cli.opening import check_template, open_model
+from argosy.cli.options import EngineFlags, Model, SamplingFlags, sampling_settings, takes
 from argosy.cli.terminal import Screen, figures
 from argosy.client.intake import Accepted
 from argosy.client.local import LocalClient
@@ -24,8 +25,8 @@ with contextlib.suppress(ImportError):
     import readline  # noqa: F401  (line editing and history for input())
 
 HELP = '''In a terminal, type a question; /help lists the commands, """ begins and ends a question
-of several lines, Ctrl-D leaves. Through a pipe, every line is a question, and only answers are
-printed.'''
+of several lines, Ctrl-C stops an answer, Ctrl-D leaves. Through a pipe, every line is a question,
+and only answers are printed.'''
 
 EXAMPLES = """\b
 Examples:
@@ -35,6 +36,8 @@ Examples:
   echo "What is the capital of France?" | argosy chat"""
 
 QUOTES = '"""'
+COMMAND = re.compile(r"/[a-z]+(\s|$)")
+LEAVING = ("exit", "quit", "bye")
 ROOM_FOR_ANSWER = 256
 """Tokens an answer is left, if need be by forgetting the oldest exchanges."""
 
@@ -52,10 +55,12 @@ def run(
 ) -> None:
     """Open the model and answer until the questions end."""
     screen = Screen.of_process(read_environment().colour)
-    client = open_model(engine.config(model))
-    seed = {} if engine.seed is None else {"seed": engine.seed}
-    conversation = Conversation(system, client.sampling_defaults, sampling.given() | seed)
+    settings = sampling_settings(sampling, engine)
+    client = open_model(engine, model)
+    conversation = Conversation(system, client.sampling_defaults, settings)
     conversation.show_stats = stats
+    check_template(client)
+    client.intake.render(conversation.asking("Hello"))  # whether the template works at all
     if screen.interactive:
         screen.note("/help lists the commands, Ctrl-D leaves")
     if not Chat(client, conversation, screen).run():
@@ -73,15 +78,33 @@ class Chat:
     def run(self) -> bool:
         """Answer until end of input or /exit; whether every question was answered."""
         good = True
-        for question in read_questions(self._prompted_line):
-            if question.startswith("/"):
-                try:
-                    self._screen.note(run_command(question, self._conversation))
-                except EndOfChat:
-                    break
-            else:
-                good = self._try_answer(question) and good
+        for question in self._typed() if self._screen.interactive else self._piped():
+            good = self._try_answer(question) and good
         return good
+
+    def _piped(self) -> Iterator[str]:
+        """Every line that is not blank."""
+        while (line := self._prompted_line("")) is not None:
+            if line.strip():
+                yield line.strip()
+
+    def _typed(self) -> Iterator[str]:
+        """Questions; commands between them are run."""
+        while (line := self._prompted_line(">>> ")) is not None:
+            text = line.strip()
+            if text.startswith(QUOTES):
+                text = quoted(text.removeprefix(QUOTES), self._prompted_line)
+            elif text in LEAVING:
+                self._screen.note("/exit or Ctrl-D leaves")
+                continue
+            elif COMMAND.match(text):
+                try:
+                    self._screen.note(run_command(text, self._conversation))
+                except EndOfChat:
+                    return
+                continue
+            if text.strip():
+                yield text
 
     def _prompted_line(self, prompt: str) -> str | None:
         """A line without its end, None at the end of input."""
@@ -93,6 +116,9 @@ class Chat:
         except EOFError:
             print()
             return None
+        except KeyboardInterrupt:
+            print()
+            raise
 
     def _try_answer(self, question: str) -> bool:
         try:
@@ -103,9 +129,9 @@ class Chat:
         return True
 
     def _answer(self, question: str) -> None:
-        """Stream one answer, and remember the exchange once it is whole."""
+        """Stream one answer, and remember the exchange once it is whole, or stopped by Ctrl-C."""
         accepted = self._accept(question)
-        answer, num_tokens = "", 0
+        answer, num_tokens, stopped = "", 0, False
         try:
             with closing(self._client.stream([accepted])) as outputs:
                 for output in outputs:
@@ -113,8 +139,17 @@ class Chat:
                     answer += part.text
                     num_tokens += len(part.token_ids)
                     self._screen.show(part.text)
+        except KeyboardInterrupt as exc:
+            if not self._screen.interactive or _is_second(exc):
+                raise
+            stopped = True
         finally:
             self._screen.end_line()
+        if stopped:
+            if answer:
+                self._conversation.keep(question, answer)
+            self._screen.note("[stopped]")
+            return
         if part.finish_reason == "error":
             raise StepFailed(f"the answer ended early: {part.stop_reason}")
         self._conversation.keep(question, answer)
@@ -125,43 +160,41 @@ class Chat:
 
     def _accept(self, question: str) -> Accepted:
         """The request for `question`, with the oldest exchanges forgotten if they leave no room."""
-        intake, forgotten = self._client.intake, 0
-        while (accepted := self._fitting(question)) is None:
-            self._conversation.forget_oldest()
-            forgotten += 1
-        if forgotten:
+        intake, skip = self._client.intake, 0
+        while (accepted := self._fitting(question, skip)) is None:
+            skip += 1
+        if skip:  # only now: a question that never fits must not cost the conversation
+            self._conversation.forget(skip)
             self._screen.note(
                 f"[the context of {intake.max_model_len} tokens is full: "
-                f"the oldest {forgotten} exchanges were forgotten]"
+                f"the oldest {skip} exchanges were forgotten]"
             )
         return accepted
 
-    def _fitting(self, question: str) -> Accepted | None:
-        """The request, or None where something must and can be forgotten first."""
-        intake = self._client.intake
-        text = intake.render(self._conversation.asking(question))
+    def _fitting(self, question: str, skip: int) -> Accepted | None:
+        """The request without the oldest `skip` exchanges; None where more must and can go."""
+        intake, more = self._client.intake, skip < self._conversation.num_exchanges
+        text = intake.render(self._conversation.asking(question, skip))
         try:
             accepted = intake.accept(text, self._conversation.params(), add_special_tokens=False)
         except ContextLengthExceeded:
-            if self._conversation.messages:
+            if more:
                 return None
             raise
         room = intake.max_model_len - accepted.request.num_prompt_tokens
         wanted = min(ROOM_FOR_ANSWER, intake.max_model_len // 4)
-        return None if room < wanted and self._conversation.messages else accepted
+        return None if room < wanted and more else accepted
 
 
-def read_questions(read: Callable[[str], str | None]) -> Iterator[str]:
-    """Questions from lines: blank ones skipped, those between two triple quotes joined."""
-    while (line := read(">>> ")) is not None:
-        text = line.strip()
-        if text.startswith(QUOTES):
-            text = _quoted(text.removeprefix(QUOTES), read)
-        if text.strip():
-            yield text
+def _is_second(exc: BaseException) -> bool:
+    """Whether a Ctrl-C came while another was being handled."""
+    before = exc.__context__
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before is not None
 
 
-def _quoted(first: str, read: Callable[[str], str | None]) -> str:
+def quoted(first: str, read: Callable[[str], str | None]) -> str:
     """The lines up to one that ends in triple quotes, or to the end of input."""
     lines = [first]
     while not lines[-1].rstrip().endswith(QUOTES):

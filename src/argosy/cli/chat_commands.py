@@ -25,12 +25,17 @@ class Command:
 
 def run_command(line: str, conversation: Conversation) -> str:
     """Run "/name argument"; what to tell the user. Raises EndOfChat for /exit."""
-    name, _, argument = line.partition(" ")
-    command = COMMANDS.get(name)
+    name, *rest = line.split(maxsplit=1)
+    command = COMMANDS.get(ALIASES.get(name, name))
     if command is None:
-        return f"{name} is no command; /help lists them"
+        return (
+            f"{name} is no command; /help lists them. "
+            f'To send a line that begins so, write """{line}"""'
+        )
     try:
-        return command.run(conversation, argument.strip())
+        return command.run(conversation, "".join(rest).strip())
+    except FileExistsError:
+        return f"{name}: {rest[0]} exists and is not overwritten; choose another name"
     except (ArgosyError, OSError) as exc:
         return f"{name}: {exc}"
 
@@ -81,6 +86,7 @@ COMMANDS = {
     "/system": Command("/system TEXT", "say how to answer; without TEXT, stop that", _system),
     "/set": Command("/set NAME VALUE", "a sampling setting, as in /set temperature 0.7", _set),
     "/stats": Command("/stats", "figures after each answer: on or off", _stats),
-    "/save": Command("/save FILE", "write the conversation as JSON", _save),
-    "/exit": Command("/exit", "leave (or Ctrl-D)", _exit),
+    "/save": Command("/save FILE", "write the conversation as JSON to a new file", _save),
+    "/exit": Command("/exit", "leave (or /bye, /quit, Ctrl-D)", _exit),
 }
+ALIASES = {"/bye": "/exit", "/quit": "/exit"}

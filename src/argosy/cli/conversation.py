@@ -7,12 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from argosy.cli.options import SamplingFlags
 from argosy.errors import InvalidSampling, UnsupportedParameter
 from argosy.types import RequestOutputKind, SamplingParams
 
 Message = dict[str, str]
 
-_SETTABLE = {f.name for f in fields(SamplingParams)} - {"n", "output_kind", "detokenize"}
+SETTABLE = sorted(["seed", *(f.name for f in fields(SamplingFlags))])
+"""Settings that can change an answer: those that are flags, too."""
 
 
 class Conversation:
@@ -36,21 +38,24 @@ class Conversation:
         values = {"max_tokens": None} | self._defaults | self.settings
         return SamplingParams(**values | {"output_kind": RequestOutputKind.DELTA})
 
-    def asking(self, question: str) -> list[Message]:
-        """All messages with `question` last; nothing is kept yet."""
+    @property
+    def num_exchanges(self) -> int:
+        """Questions kept, each with its answer."""
+        return len(self.messages) // 2
+
+    def asking(self, question: str, skip: int = 0) -> list[Message]:
+        """All messages but the oldest `skip` exchanges, `question` last; nothing is kept yet."""
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, *self.messages, {"role": "user", "content": question}]
+        return [*system, *self.messages[2 * skip :], {"role": "user", "content": question}]
 
     def keep(self, question: str, answer: str) -> None:
         """Remember an exchange."""
         self.messages.append({"role": "user", "content": question})
         self.messages.append({"role": "assistant", "content": answer})
 
-    def forget_oldest(self) -> bool:
-        """Forget the oldest exchange; False where there is none."""
-        forgotten = bool(self.messages)
-        del self.messages[:2]
-        return forgotten
+    def forget(self, num_exchanges: int) -> None:
+        """Forget the oldest exchanges."""
+        del self.messages[: 2 * num_exchanges]
 
     def clear(self) -> None:
         """Forget every exchange; the system message and the settings stay."""
@@ -65,9 +70,9 @@ class Conversation:
 
         Raises UnsupportedParameter for an unknown name, InvalidSampling for a value out of range.
         """
-        if name not in _SETTABLE:
+        if name not in SETTABLE:
             raise UnsupportedParameter(
-                f"{name!r} is no sampling setting; there are {', '.join(sorted(_SETTABLE))}"
+                f"{name!r} is no sampling setting; there are {', '.join(SETTABLE)}"
             )
         before = self.settings
         self.settings = before | {name: _value(text)}
@@ -78,10 +83,14 @@ class Conversation:
             raise
 
     def save(self, path: Path) -> None:
-        """Write the conversation as JSON: {"messages": [{"role", "content"}, ...]}."""
+        """Write the conversation as JSON, {"messages": [{"role", "content"}, ...]}, to a new file.
+
+        Raises OSError; FileExistsError where there is one already.
+        """
         messages = self.asking("")[:-1]
         text = json.dumps({"messages": messages}, ensure_ascii=False, indent=2)
-        path.write_text(text + "\n", encoding="utf-8", errors="replace")
+        with path.open("x", encoding="utf-8", errors="replace") as file:
+            file.write(text + "\n")
 
 
 def _value(text: str) -> Any:

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from argosy.cli.environment import read_environment
-from argosy.cli.opening import open_model
-from argosy.cli.options import EngineFlags, ModelOption, SamplingFlags, takes
+from argosy.cli.opening import check_template, open_model
+from argosy.cli.options import EngineFlags, ModelOption, SamplingFlags, sampling_settings, takes
 from argosy.cli.terminal import Screen, figures
 from argosy.client.intake import Accepted
 from argosy.client.local import LocalClient
 from argosy.client.outputs import CompletionOutput, Logprobs, RequestOutput
-from argosy.errors import StepFailed
+from argosy.errors import InvalidPrompt, StepFailed
 from argosy.types import RequestOutputKind, SamplingParams
 
 HELP = """PROMPT comes from stdin where it is - or, through a pipe, absent. With a chat template the
@@ -79,11 +79,11 @@ def run(
     """Answer one prompt."""
     text = read_prompt(prompt)
     screen = Screen.of_process(read_environment().colour)
-    client = open_model(engine.config(model))
-    seed = {} if engine.seed is None else {"seed": engine.seed}
+    settings = sampling_settings(sampling, engine, answer.given())
+    client = open_model(engine, model)
     kind = RequestOutputKind.DELTA if answer.streams else RequestOutputKind.FINAL_ONLY
     values = {"max_tokens": DEFAULT_MAX_TOKENS} | client.sampling_defaults
-    values |= seed | sampling.given() | answer.given() | {"output_kind": kind}
+    values |= settings | {"output_kind": kind}
     accepted = accept(client, text, chat, SamplingParams(**values))
     if answer.streams:
         _stream(client, accepted, screen, answer.stats)
@@ -92,12 +92,16 @@ def run(
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The prompt given, or stdin without its last line end. Raises typer.BadParameter for none."""
-    if prompt not in (None, "-"):
-        return str(prompt)
+    """The prompt given, or stdin without its last line end.
+
+    Raises typer.BadParameter for none, InvalidPrompt for an empty one.
+    """
     if prompt is None and sys.stdin.isatty():
         raise typer.BadParameter("give a PROMPT, or pipe one in")
-    return sys.stdin.read().removesuffix("\n")
+    text = sys.stdin.read().removesuffix("\n") if prompt in (None, "-") else str(prompt)
+    if not text:
+        raise InvalidPrompt("the prompt is empty; give some text")
+    return text
 
 
 def accept(client: LocalClient, text: str, chat: bool | None, params: SamplingParams) -> Accepted:
@@ -107,6 +111,7 @@ def accept(client: LocalClient, text: str, chat: bool | None, params: SamplingPa
         chat = intake.has_template
     if not chat:
         return intake.accept(text, params)
+    check_template(client)
     rendered = intake.render([{"role": "user", "content": text}])
     return intake.accept(rendered, params, add_special_tokens=False)
 
@@ -129,7 +134,8 @@ def _whole(client: LocalClient, accepted: Accepted, screen: Screen, answer: Answ
     [output] = client.run([accepted])
     _check(output)
     if answer.as_object:
-        print(json.dumps(as_json(output), ensure_ascii=False))
+        utf8 = (sys.stdout.encoding or "").lower() == "utf-8"  # others lack most characters
+        print(json.dumps(as_json(output), ensure_ascii=not utf8))
     else:
         for one in output.outputs:
             screen.show(f"[{one.index}] {one.text}" if answer.n > 1 else one.text)

@@ -6,6 +6,7 @@ quick. Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 C
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,11 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # as vLLM: --max_tokens
+    },
 )
 
 
@@ -99,11 +104,21 @@ def start(
 
     Without MODEL, verbs use the small model that comes with Argosy: try `argosy chat`.
     """
-    forgiving_streams()
     with one_line_errors():
         start_logging(read_environment().log_level)
 
 
 def main() -> None:
     """The entry point."""
-    app(prog_name="argosy")
+    forgiving_streams()
+    try:
+        try:
+            app(prog_name="argosy")
+        finally:
+            sys.stdout.flush()
+    except OSError as exc:  # stdout on a full disk, say, or its reader gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left goes there at the end
+        said = isinstance(exc.__context__, SystemExit) and exc.__context__.code
+        if not (said or isinstance(exc, BrokenPipeError)):
+            print(f"argosy: {exc}", file=sys.stderr)
+        sys.exit(1)

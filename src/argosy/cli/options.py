@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
@@ -18,6 +18,7 @@ import typer
 from argosy.client.options import parse_bytes
 from argosy.config import EngineConfig
 from argosy.errors import ConfigError
+from argosy.types import SamplingParams
 
 _MODEL_HELP = (
     "A bundle, a Hugging Face folder, or org/model from the local Hugging Face cache or online. "
@@ -36,6 +37,9 @@ Quantize = Annotated[
 Revision = Annotated[
     str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of an org/model.")
 ]
+
+LIMITS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
+"""Flags whose values a bundle may bring."""
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20}
 
@@ -76,11 +80,23 @@ class EngineFlags:
         ),
     ] = None
     max_num_seqs: Annotated[
-        int, typer.Option(parser=parse_count, metavar="N", help="Sequences running at once.")
-    ] = EngineConfig.max_num_seqs
+        int | None,
+        typer.Option(
+            parser=parse_count,
+            metavar="N",
+            help="Sequences running at once.",
+            show_default=str(EngineConfig.max_num_seqs),
+        ),
+    ] = None
     max_num_batched_tokens: Annotated[
-        int, typer.Option(parser=parse_count, metavar="N", help="Tokens computed in one step.")
-    ] = EngineConfig.max_num_batched_tokens
+        int | None,
+        typer.Option(
+            parser=parse_count,
+            metavar="N",
+            help="Tokens computed in one step.",
+            show_default=str(EngineConfig.max_num_batched_tokens),
+        ),
+    ] = None
     kv_cache_dtype: Annotated[
         str, typer.Option(metavar="NAME", help="Cached keys and values: auto, fp32, bf16.")
     ] = "auto"
@@ -103,18 +119,32 @@ class EngineFlags:
         bool, typer.Option(help="Reuse the pages of prompts that begin alike.")
     ] = True
     seed: Annotated[int | None, typer.Option(metavar="N", help="Makes draws repeatable.")] = None
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="A tokenizer.json, folder or org/model instead."),
+    ] = None
+    chat_template: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Chat template instead: a file, or Jinja.")
+    ] = None
     revision: Revision = None
+
+    @property
+    def given(self) -> list[str]:
+        """The limits that were given, even with their default values: a bundle's own yield."""
+        return [name for name in LIMITS if getattr(self, name) is not None]
 
     def config(self, model: str | None) -> EngineConfig:
         """The configuration asked for. Raises ConfigError for a value that cannot be honoured."""
         return EngineConfig(
             model=model,
+            tokenizer=self.tokenizer,
             revision=self.revision,
             dtype=self.dtype,
             quantization=self.quantize,
             max_model_len=self.max_model_len,
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_num_seqs=self.max_num_seqs or EngineConfig.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens
+            or EngineConfig.max_num_batched_tokens,
             enable_prefix_caching=self.enable_prefix_caching,
             kv_cache_dtype=self.kv_cache_dtype,
             seed=self.seed,
@@ -193,6 +223,17 @@ class SamplingFlags:
         if values["logit_bias"]:
             values["logit_bias"] = dict(values["logit_bias"])
         return {name: value for name, value in values.items() if value not in (None, [])}
+
+
+def sampling_settings(
+    sampling: SamplingFlags, engine: EngineFlags, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The sampling parameters given. Raises InvalidSampling, before any model is loaded."""
+    seed = {} if engine.seed is None else {"seed": engine.seed}
+    values: dict[str, Any] = seed | sampling.given() | dict(more or {})
+    unbounded: dict[str, Any] = {"max_tokens": None}
+    SamplingParams(**unbounded | values)
+    return values
 
 
 def takes(**groups: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

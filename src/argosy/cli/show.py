@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from argosy.bundle.cache import resolve_model
-from argosy.bundle.checkpoint import open_checkpoint
-from argosy.bundle.hub import locate
-from argosy.bundle.manifest import is_bundle
-from argosy.bundle.open import open_bundle
-from argosy.cli.environment import read_environment
+from argosy.bundle.cache import program_of
 from argosy.cli.options import Model, Quantize, Revision
 from argosy.model.describe import describe, describe_program, kv_bytes_per_token
 from argosy.model.formats import CACHE_DTYPES
-from argosy.model.passes.quantize import choose_numbers, quantize
 from argosy.model.program import Program
 
 HELP = """Reads headers only. A checkpoint is shown as it would be served; --quantize shows it in
@@ -44,30 +37,14 @@ def run(
     revision: Revision = None,
 ) -> None:
     """Describe the model."""
-    name, shown = read_program(model, dtype, quantization, revision)
+    name = model or "embedded"
+    shown = program_of(model, dtype=dtype, quantization=quantization, revision=revision)
     if as_json:
         print(json.dumps(facts(name, shown, program), indent=2))
         return
     print(f"model            {name}\n{describe(shown)}")
     if program:
         print(f"\n{describe_program(shown)}")
-
-
-def read_program(
-    model: str | None, dtype: str, quantization: str | None, revision: str | None
-) -> tuple[str, Program]:
-    """A name for the model, and its program with the formats it has or would have.
-
-    Raises ModelError for a model that cannot be used, ConfigError for formats it cannot have.
-    """
-    folder = locate(model, revision) if model is not None else None
-    if folder is None or is_bundle(folder):
-        cache = read_environment().cache
-        path = resolve_model(folder, cache_dir=cache, dtype=dtype, quantization=quantization)
-        return model or "embedded", open_bundle(path).program
-    checkpoint = open_checkpoint(Path(folder))
-    numbers = choose_numbers(checkpoint.dtype, dtype, quantization)
-    return str(model), quantize(checkpoint.program, numbers)
 
 
 def facts(name: str, program: Program, with_program: bool) -> dict[str, Any]:

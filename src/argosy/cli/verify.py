@@ -8,7 +8,7 @@ import typer
 
 from argosy.bundle.cache import resolve_model
 from argosy.bundle.open import verify
-from argosy.cli.environment import read_environment
+from argosy.cli.environment import ended_by_sigterm, read_environment
 from argosy.cli.options import Model, Quantize, Revision
 from argosy.cli.terminal import ProgressLine
 from argosy.model.describe import bytes_text
@@ -32,14 +32,15 @@ def run(
     revision: Revision = None,
 ) -> None:
     """Check the bundle."""
-    path = resolve_model(
-        model,
-        cache_dir=read_environment().cache,
-        dtype=dtype,
-        quantization=quantization,
-        revision=revision,
-        progress=ProgressLine("building"),
-    )
+    with ended_by_sigterm():
+        path = resolve_model(
+            model,
+            cache_dir=read_environment().cache,
+            dtype=dtype,
+            quantization=quantization,
+            revision=revision,
+            progress=ProgressLine("building"),
+        )
     manifest = verify(path, ProgressLine("verifying"))
     files = [*manifest.weights, *manifest.texts]
     print(

@@ -19,7 +19,7 @@ from argosy.errors import (
 from argosy.text.stop import special_stops
 from argosy.text.template import ChatTemplate, Message
 from argosy.text.tokenizer import Tokenizer, check_ids
-from argosy.types import Request, RequestOutputKind, SamplingParams
+from argosy.types import Request, RequestOutputKind, SamplingParams, plain, whole
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or a map with "prompt" or "prompt_token_ids", and perhaps "cache_salt"."""
@@ -89,6 +89,9 @@ class Intake:
         add_special_tokens: bool = True,
     ) -> Accepted:
         """A request for `prompt`. Raises RequestError for what cannot be served."""
+        rank = whole(priority)
+        if rank is None:
+            raise InvalidSampling(f"priority={priority!r} must be a whole number")
         text, ids, salt = self._read(prompt, add_special_tokens)
         self._check_room(len(ids))
         self._check_sampling(params)
@@ -103,7 +106,7 @@ class Intake:
             max_total_tokens=self._limit(len(ids), params.max_tokens),
             stop_token_ids=eos | set(params.stop_token_ids or ()) | set(specials),
             bad_words=bad_word_ids(self.tokenizer, params.bad_words or ()),
-            priority=priority,
+            priority=rank,
             cache_salt=salt,
         )
         return Accepted(request, text, specials)
@@ -122,17 +125,16 @@ class Intake:
                 "this model has no chat template; pass chat_template=..., or give generate() "
                 "a prompt that is already formatted"
             )
-        if self._compiled is None or self._compiled.source != source:
-            self._compiled = ChatTemplate(source, self.tokenizer.special_tokens)
-        return self._compiled.render(messages, **options)
+        compiled = self._compiled  # another thread may put its own there
+        if compiled is None or compiled.source != source:
+            self._compiled = compiled = ChatTemplate(source, self.tokenizer.special_tokens)
+        return compiled.render(messages, **options)
 
     def _read(self, prompt: Prompt, special: bool) -> tuple[str | None, tuple[int, ...], str]:
         if isinstance(prompt, str):
             return prompt, self._encode(prompt, special), ""
         if not isinstance(prompt, Mapping):
-            if not isinstance(prompt, Sequence):
-                raise InvalidPrompt(f"a prompt is text, ids or a map, not {type(prompt).__name__}")
-            return None, check_ids(prompt, self.vocab_size), ""
+            return None, self._ids("a prompt is text, ids or a map", prompt), ""
         text, ids, salt = (prompt.get(key) for key in _PROMPT_KEYS)
         for key, value in prompt.items():
             if key not in _PROMPT_KEYS and value is not None:
@@ -142,10 +144,16 @@ class Intake:
         if salt is not None and not isinstance(salt, str):
             raise InvalidPrompt(f"cache_salt={salt!r} must be text")
         if ids is not None:
-            return text, check_ids(list(ids), self.vocab_size), salt or ""
+            return text, self._ids("prompt_token_ids must be ids", ids), salt or ""
         if text is None:
             raise InvalidPrompt('a prompt map needs "prompt" (text) or "prompt_token_ids"')
         return text, self._encode(text, special), salt or ""
+
+    def _ids(self, expected: str, given: object) -> tuple[int, ...]:
+        ids = given if isinstance(given, bytes | bytearray | memoryview) else plain(given)
+        if not isinstance(ids, Sequence) or isinstance(ids, str | bytes | bytearray | memoryview):
+            raise InvalidPrompt(f"{expected}, not {type(given).__name__}")
+        return check_ids(ids, self.vocab_size)
 
     def _encode(self, text: str, special: bool) -> tuple[int, ...]:
         return check_ids(self.tokenizer.encode(text, special), self.vocab_size)
@@ -179,7 +187,7 @@ class Intake:
 def bad_word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
     """Token sequences of `words`: as at the start of a text, and as after a space.
 
-    As vLLM: the second only where it is as long and begins otherwise.
+    Other casings, and other tokens that spell the same, are not among them.
     Raises InvalidSampling where they are too many or too long.
     """
     found: list[tuple[int, ...]] = []
@@ -190,7 +198,7 @@ def bad_word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[int,
         if not bare:
             raise InvalidSampling(f"bad_words: {word!r} has no token; remove it")
         found.append(bare)
-        if len(spaced) == len(bare) and spaced[0] != bare[0]:
+        if spaced != bare:
             found.append(spaced)
     longest = max(map(len, found), default=0)
     if len(found) > _MAX_BAD_WORDS or longest > _MAX_BAD_WORD_TOKENS:
@@ -202,12 +210,19 @@ def bad_word_ids(tokenizer: Tokenizer, words: Iterable[str]) -> tuple[tuple[int,
 
 
 def read_template(template: str | Path) -> str:
-    """A chat template given as Jinja text or as a file. Raises TemplateError where unreadable."""
-    if isinstance(template, str) and any(c in template for c in "{}\n"):
-        return template
+    """A chat template given as Jinja text or as a file.
+
+    Raises TemplateError where it is unreadable, or no Jinja.
+    """
+    if not isinstance(template, str | Path):
+        kind = type(template).__name__
+        raise TemplateError(f"chat_template must be Jinja text or a file, not {kind}")
     try:
-        return Path(template).read_text(encoding="utf-8")
-    except (OSError, ValueError) as exc:
+        is_text = isinstance(template, str) and any(c in template for c in "{}\n")
+        text = str(template) if is_text else Path(template).expanduser().read_text("utf-8")
+    except (OSError, ValueError, RuntimeError) as exc:
         raise TemplateError(
             f"chat_template={str(template)!r} is neither Jinja text nor a readable file: {exc}"
         ) from exc
+    ChatTemplate(text)
+    return text

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, Unpack
 
@@ -14,9 +18,15 @@ from argosy.client.options import LLMOptions, engine_config
 from argosy.client.outputs import RequestOutput
 from argosy.client.progress import answers_bar, build_bar
 from argosy.client.tokens import ModelTokenizer
-from argosy.errors import ConfigError, InvalidSampling, UnsupportedParameter
+from argosy.errors import (
+    ConfigError,
+    InvalidPrompt,
+    InvalidSampling,
+    RequestError,
+    UnsupportedParameter,
+)
 from argosy.text.template import Message
-from argosy.types import RequestOutputKind, SamplingParams
+from argosy.types import RequestOutputKind, SamplingParams, plain, whole
 
 Params = SamplingParams | Sequence[SamplingParams] | None
 Conversation = Sequence[Message]
@@ -30,25 +40,48 @@ def _refused(name: str, why: str) -> Callable[..., NoReturn]:
     return refuse
 
 
+class _Lines(logging.Handler):
+    """The log of a program that set up none, as plain lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, unless the program has a log of its own by now."""
+        if not logging.getLogger().handlers:
+            print(self.format(record), file=sys.stderr)
+
+
+def _show_log() -> None:
+    log = logging.getLogger("argosy")
+    if log.handlers or logging.getLogger().handlers:
+        return
+    lines = _Lines()
+    lines.setFormatter(logging.Formatter("argosy: %(message)s"))
+    log.addHandler(lines)
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
+
+
 class LLM:
-    """A model and its engine, in this process, driven by the calling thread.
+    """A model and its engine, in this process, driven by the threads that call it.
 
     model: a bundle, a Hugging Face folder, `org/model` in the local cache, or None: the model that
     comes with Argosy.  options: see LLMOptions.
+    Where the program has set up no logging, what Argosy says of itself goes to stderr.
     Raises ConfigError, ModelError, or OutOfMemory, before anything is loaded where it can.
     """
 
     def __init__(
         self, model: str | os.PathLike[str] | None = None, **options: Unpack[LLMOptions]
     ) -> None:
+        self._client: LocalClient | None = None
+        _show_log()
         config = engine_config(model, options)
-        template = options.get("chat_template")
         with build_bar() as progress:
-            self._client: LocalClient | None = open_client(
+            self._client = open_client(
                 config,
-                chat_template=None if template is None else read_template(template),
-                cache_dir=options.get("cache_dir"),
+                chat_template=_template(options.get("chat_template")),
+                cache_dir=options.get("cache_dir") or os.environ.get("ARGOSY_CACHE") or None,
                 progress=progress,
+                given=[name for name, value in options.items() if value is not None],
             )
 
     encode = _refused("encode", "pooling models are not built yet")
@@ -59,7 +92,7 @@ class LLM:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompt | Iterable[Prompt],
         sampling_params: Params = None,
         *,
         use_tqdm: bool = True,
@@ -85,7 +118,7 @@ class LLM:
         use_tqdm: bool = True,
         lora_request: Any = None,
         priority: Sequence[int] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Path | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -93,25 +126,29 @@ class LLM:
     ) -> list[RequestOutput]:
         """The whole answers to one conversation, or a list of them, in order.
 
-        tools and chat_template_kwargs are handed to the chat template. As `generate` otherwise.
+        chat_template: Jinja text or a file, in place of the model's.
+        tools and chat_template_kwargs are handed to it. As `generate` otherwise.
         """
         _refuse_lora(lora_request)
-        prompts = [
-            self.client.intake.render(
-                conversation,
-                chat_template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                tools=tools,
-                variables=chat_template_kwargs,
-            )
-            for conversation in _conversations(messages)
-        ]
+        template = _template(chat_template)
+        conversations, prompts = _conversations(messages), []
+        for place, conversation in enumerate(conversations):
+            with _named(f"conversation {place}", len(conversations)):
+                prompts.append(
+                    self.client.intake.render(
+                        conversation,
+                        template,
+                        add_generation_prompt=add_generation_prompt,
+                        continue_final_message=continue_final_message,
+                        tools=tools,
+                        variables=chat_template_kwargs,
+                    )
+                )
         accepted = self._accept(prompts, sampling_params, priority, add_special_tokens=False)
         return self._run(accepted, use_tqdm)
 
     def stream(
-        self, prompts: Prompt | Sequence[Prompt], sampling_params: Params = None
+        self, prompts: Prompt | Iterable[Prompt], sampling_params: Params = None
     ) -> Generator[RequestOutput, None, None]:
         """Outputs of `prompts` as they come, in the output_kind of their parameters.
 
@@ -166,30 +203,32 @@ class LLM:
         add_special_tokens: bool = True,
     ) -> list[Accepted]:
         each = self._each_params(params, len(prompts))
-        if priority is not None and len(priority) != len(prompts):
-            raise InvalidSampling(
-                f"priority has {len(priority)} entries for {len(prompts)} prompts"
-            )
-        ranks = [0] * len(prompts) if priority is None else priority
-        return [
-            self.client.intake.accept(
-                prompt, one, priority=rank, add_special_tokens=add_special_tokens
-            )
-            for prompt, one, rank in zip(prompts, each, ranks, strict=True)
-        ]
+        ranks = [0] * len(prompts) if priority is None else _items("priority", priority)
+        if len(ranks) != len(prompts):
+            raise InvalidSampling(f"priority has {len(ranks)} entries for {len(prompts)} prompts")
+        accepted = []
+        for place, (prompt, one, rank) in enumerate(zip(prompts, each, ranks, strict=True)):
+            with _named(f"prompts[{place}]", len(prompts)):
+                accepted.append(
+                    self.client.intake.accept(
+                        prompt, one, priority=rank, add_special_tokens=add_special_tokens
+                    )
+                )
+        return accepted
 
     def _each_params(self, params: Params, count: int) -> list[SamplingParams]:
         if params is None:
             return [self.get_default_sampling_params()] * count
         if isinstance(params, SamplingParams):
             return [params] * count
-        for one in params:
+        each = _items("sampling_params", params)
+        for one in each:
             if not isinstance(one, SamplingParams):
                 kind = type(one).__name__
                 raise InvalidSampling(f"sampling_params must be SamplingParams, not {kind}")
-        if len(params) != count:
-            raise InvalidSampling(f"sampling_params has {len(params)} entries for {count} prompts")
-        return list(params)
+        if len(each) != count:
+            raise InvalidSampling(f"sampling_params has {len(each)} entries for {count} prompts")
+        return each
 
     def _run(self, accepted: list[Accepted], use_tqdm: bool) -> list[RequestOutput]:
         final = [a.with_kind(RequestOutputKind.FINAL_ONLY) for a in accepted]
@@ -204,14 +243,44 @@ def _refuse_lora(lora_request: object) -> None:
         )
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+@contextmanager
+def _named(place: str, count: int) -> Iterator[None]:
+    """Say which of several it was that cannot be served."""
+    try:
+        yield
+    except RequestError as exc:
+        if count == 1:
+            raise
+        raise type(exc)(f"{place}: {exc}") from exc
+
+
+def _template(given: str | Path | None) -> str | None:
+    return None if given is None else read_template(given)
+
+
+def _items(name: str, given: Any) -> list[Any]:
+    items = plain(given)
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping | set):
+        raise InvalidSampling(f"{name} must be a list, one entry each, not {type(given).__name__}")
+    return list(items)
+
+
+def _as_list(prompts: Any) -> list[Prompt]:
     """A list of prompts from one or many; a flat list of ids is one."""
-    single = isinstance(prompts, str | Mapping)
-    if not single and len(prompts) and all(isinstance(item, int) for item in prompts):
-        single = True
-    return [prompts] if single else list(prompts)  # type: ignore[list-item, arg-type]
+    if isinstance(prompts, str | Mapping | bytes | bytearray | memoryview):
+        return [prompts]  # bytes are refused where a prompt is read
+    items = plain(prompts)
+    if not isinstance(items, Iterable) or isinstance(items, set | frozenset):
+        raise InvalidPrompt(
+            f"prompts are text, ids, a map, or a list of these, not {type(prompts).__name__}"
+        )
+    found = list(items)
+    return [found] if found and all(whole(item) is not None for item in found) else found
 
 
-def _conversations(messages: Conversation | Sequence[Conversation]) -> list[Conversation]:
-    one = not messages or isinstance(messages[0], Mapping)
-    return [messages] if one else list(messages)  # type: ignore[list-item, arg-type]
+def _conversations(messages: Any) -> list[Conversation]:
+    if not isinstance(messages, Iterable) or isinstance(messages, str | bytes | Mapping):
+        kind = type(messages).__name__
+        raise InvalidPrompt(f"messages are a list of maps, or a list of such lists, not {kind}")
+    found = list(messages)
+    return [found] if not found or isinstance(found[0], Mapping) else found

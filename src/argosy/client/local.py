@@ -1,15 +1,18 @@
 """The in-process client: requests go into the engine, its events come out as text.
 
-One thread drives it. Several streams may be open at once: whichever is read makes the engine step,
-and events find their way by request id. A stream that is closed, or left by an exception or
-Ctrl-C, aborts what is unfinished and takes the one step after which their pages are free.
+Several streams may be open at once, also in several threads: whichever is read makes the engine
+step, one at a time, and events find their way by request id. A stream that is closed, or left by an
+exception or Ctrl-C, aborts what is unfinished and takes the one step after which their pages are
+free.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +20,7 @@ from argosy.client.answers import Answers
 from argosy.client.intake import Accepted, Intake
 from argosy.client.interrupt import interrupts_held
 from argosy.client.outputs import RequestOutput
+from argosy.errors import ConfigError
 from argosy.types import Event, Request
 
 
@@ -81,6 +85,11 @@ class LocalClient:
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
         self._aborting = False
+        self._stepping = False
+        self._closed = False
+        self._pid = os.getpid()
+        self._queue = threading.RLock()  # who waits comes before whoever had the last turn
+        self._lock = threading.RLock()  # re-entrant: a stream may be collected inside a step
 
     def stream(self, requests: Sequence[Accepted]) -> Generator[RequestOutput, None, None]:
         """Run requests; outputs as they come, in each request's output_kind.
@@ -91,9 +100,8 @@ class LocalClient:
         stream = _Stream()
         try:
             self._add(requests, stream)
-            while stream.running:
-                self._step()
-                yield from _due(stream)  # also what other streams' steps gave meanwhile
+            while stream.running or stream.fresh:
+                yield from self._outputs(stream)
         finally:
             self._leave(stream)
 
@@ -111,28 +119,65 @@ class LocalClient:
 
     def reset_prefix_cache(self) -> None:
         """Forget the prompts kept for reuse; requests that run go on."""
-        self._engine.reset_prefix_cache()
+        with self._turn():
+            self._engine.reset_prefix_cache()
 
     def close(self) -> None:
-        """Give memory and threads back; the client is of no use after."""
-        self._engine.close()
+        """Give memory and threads back; the client is of no use after.
+
+        A step under way ends first; streams still open raise ConfigError. In a forked child
+        nothing is done: the engine is its parent's.
+        """
+        if os.getpid() == self._pid and not self._closed:
+            with self._turn():
+                self._closed = True
+                self._engine.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The engine for this thread alone. Raises ConfigError where it cannot be used."""
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                f"this LLM was made by process {self._pid}, and a fork has no engine of its own; "
+                "make the LLM in the process that uses it"
+            )
+        with interrupts_held():
+            with self._queue:
+                self._lock.acquire()
+            try:
+                if self._closed:
+                    raise ConfigError("this LLM was shut down; make a new one")
+                yield
+            finally:
+                self._lock.release()
 
     def _add(self, requests: Sequence[Accepted], stream: _Stream) -> None:
-        now = self._clock()
-        for accepted in requests:
-            request = accepted.request
-            stream.running[request.request_id] = Answers(accepted, self.intake.tokenizer, now)
-            self._streams[request.request_id] = stream
-            self._engine.add(request)
+        with self._turn():
+            now = self._clock()
+            for accepted in requests:
+                request = accepted.request
+                stream.running[request.request_id] = Answers(accepted, self.intake.tokenizer, now)
+                self._streams[request.request_id] = stream
+                self._engine.add(request)
+
+    def _outputs(self, stream: _Stream) -> list[RequestOutput]:
+        """What is due, after a step unless one of another stream gave it already."""
+        with self._turn():
+            if not stream.fresh:
+                self._step()
+            fresh, stream.fresh = stream.fresh, {}
+            return [due for answers in fresh.values() if (due := answers.output()) is not None]
 
     def _step(self) -> None:
         assert self._engine.has_work, "the engine lost a request"
-        self._aborting = False
-        with interrupts_held():
+        self._aborting, self._stepping = False, True
+        try:
             events = self._engine.step(self._clock())
             now = self._clock()
             for event in events:
                 self._route(event, now)
+        finally:
+            self._stepping = False
 
     def _route(self, event: Event, now: float) -> None:
         stream = self._streams.get(event.request_id)
@@ -153,16 +198,13 @@ class LocalClient:
         del self._streams[request_id], stream.running[request_id]
 
     def _leave(self, stream: _Stream) -> None:
-        for request_id in list(stream.running):
-            self._abort(request_id)
-            self._forget(request_id, stream)
-        if self._aborting:
-            self._step()
-
-
-def _due(stream: _Stream) -> Iterator[RequestOutput]:
-    while stream.fresh:
-        answers = stream.fresh.pop(next(iter(stream.fresh)))
-        output = answers.output()
-        if output is not None:
-            yield output
+        if os.getpid() != self._pid:
+            return
+        with interrupts_held(), self._lock:
+            if self._closed:
+                return
+            for request_id in list(stream.running):
+                self._abort(request_id)
+                self._forget(request_id, stream)
+            if self._aborting and not self._stepping:
+                self._step()

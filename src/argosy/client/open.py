@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from argosy.client.local import LocalClient
 from argosy.config import EngineConfig
 from argosy.engine.engine import open_engine
 from argosy.engine.plan import max_model_len
-from argosy.errors import TokenizerError
+from argosy.errors import CheckpointError, InvalidSampling, TokenizerError
 from argosy.text.tokenizer import Tokenizer, special_tokens
+from argosy.types import SamplingParams
 
 LOG = logging.getLogger("argosy")
 
@@ -39,23 +40,26 @@ def open_client(
     cache_dir: Path | str | None = None,
     chat_template: str | None = None,
     progress: Progress | None = None,
+    given: Iterable[str] | None = None,
 ) -> LocalClient:
     """Open the model of `config` with an engine of its own.
 
     cache_dir: where a bundle is built on first use, ~/.cache/argosy by default; `progress` hears
     of it.  chat_template: Jinja text, in place of the model's.
+    given: the fields of `config` the caller chose, which the bundle's limits leave alone; None:
+    those that differ from their defaults.
     Raises ConfigError, ModelError and OutOfMemory.
     """
     path = resolve_model(
         config.model,
-        cache_dir=Path.home() / ".cache" / "argosy" if cache_dir is None else Path(cache_dir),
+        cache_dir=Path("~/.cache/argosy" if cache_dir is None else cache_dir).expanduser(),
         dtype=config.dtype,
         quantization=config.quantization,
         revision=config.revision,
         progress=progress,
     )
     bundle = open_bundle(path)
-    config = settled(config, bundle.limits)
+    config = settled(config, bundle.limits, given)
     intake = Intake(
         open_tokenizer(bundle, config.tokenizer),
         chat_template or bundle.chat_template,
@@ -71,11 +75,16 @@ def open_client(
     return LocalClient(engine, intake, sampling_defaults=defaults, memory_line=memory_line)
 
 
-def settled(config: EngineConfig, limits: Mapping[str, int]) -> EngineConfig:
-    """`config` with what the caller left at its default taken from the bundle's limits."""
-    left_open = {f.name for f in fields(config) if getattr(config, f.name) == f.default}
-    given: dict[str, Any] = {name: limits[name] for name in limits if name in left_open}
-    return replace(config, **given)
+def settled(
+    config: EngineConfig, limits: Mapping[str, int], given: Iterable[str] | None = None
+) -> EngineConfig:
+    """`config` with what the caller left open taken from the bundle's limits; see open_client."""
+    known = {f.name: f.default for f in fields(config)}
+    if given is None:
+        given = [name for name, default in known.items() if getattr(config, name) != default]
+    left_open = known.keys() - set(given)
+    values: dict[str, Any] = {name: limits[name] for name in limits if name in left_open}
+    return replace(config, **values)
 
 
 def open_tokenizer(bundle: Bundle, source: str | None = None) -> Tokenizer:
@@ -98,9 +107,20 @@ def open_tokenizer(bundle: Bundle, source: str | None = None) -> Tokenizer:
 
 
 def sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling parameters a model asks for, by SamplingParams' names."""
-    return {
+    """The sampling parameters a model asks for, by SamplingParams' names.
+
+    "do_sample": false without a temperature means temperature 0, the best token.
+    Raises CheckpointError for values that no request could have.
+    """
+    found = {
         name: generation_config[entry]
         for entry, name in _SAMPLING_DEFAULTS.items()
         if generation_config.get(entry) is not None
     }
+    if generation_config.get("do_sample") is False:
+        found.setdefault("temperature", 0.0)
+    try:
+        SamplingParams(**found)
+    except InvalidSampling as exc:
+        raise CheckpointError(f"generation_config.json: {exc}; correct it there") from exc
+    return found

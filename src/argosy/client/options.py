@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from argosy.config import NO_EFFECT_ON_CPU, EngineConfig
+from argosy.config import NO_EFFECT_ON_CPU, ONLY_VALUES, EngineConfig
 from argosy.errors import ConfigError
 
 LOG = logging.getLogger("argosy")
@@ -24,8 +24,9 @@ class LLMOptions(TypedDict, total=False):
 
     memory: bytes, or text such as "4G".
     chat_template: Jinja text or a file, in place of the model's.
-    cache_dir: where bundles are built; default ~/.cache/argosy.
-    The last ones are accepted, said once in the log, and have no effect.
+    cache_dir: where bundles are built; default ARGOSY_CACHE or ~/.cache/argosy.
+    The last ones, from swap_space on, are accepted, said once in the log, and have no effect;
+    argosy.config.ONLY_VALUES has the values they may take.
     """
 
     tokenizer: str | Path | None
@@ -59,6 +60,21 @@ class LLMOptions(TypedDict, total=False):
     disable_log_stats: bool
     enable_chunked_prefill: bool
     load_format: str
+    disable_log_requests: bool
+    max_seq_len_to_capture: int
+    max_logprobs: int
+    served_model_name: str | list[str] | None
+    compilation_config: Any
+    distributed_executor_backend: str | None
+    download_dir: str | None
+    hf_token: str | bool | None
+    tokenizer_revision: str | None
+    enable_lora: bool
+    limit_mm_per_prompt: Mapping[str, int] | None
+    skip_tokenizer_init: bool
+    device: str
+    task: str
+    runner: str
 
 
 def engine_config(model: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> EngineConfig:
@@ -66,8 +82,9 @@ def engine_config(model: str | os.PathLike[str] | None, options: Mapping[str, An
 
     Raises ConfigError for an unknown name or a value that cannot be honoured.
     """
-    for name in options:
+    for name, value in options.items():
         _check_name(name)
+        _check_value(name, value)
     ignored = [name for name in options if name in NO_EFFECT_ON_CPU]
     if ignored:
         said = "; ".join(f"{name} ({NO_EFFECT_ON_CPU[name]})" for name in ignored)
@@ -95,6 +112,17 @@ def parse_bytes(size: int | str | None) -> int | None:
     if match is None:
         raise ConfigError(f"memory={size!r} is not a size; write it as '4G', '800M' or in bytes")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _check_value(name: str, value: Any) -> None:
+    accepted = ONLY_VALUES.get(name)
+    if accepted is None or any(type(value) is type(one) and value == one for one in accepted):
+        return
+    shown = f"0 to {accepted[-1]}" if len(accepted) > 9 else ", ".join(map(repr, accepted))
+    raise ConfigError(
+        f"{name}={'...' if name == 'hf_token' else repr(value)} cannot be honoured "
+        f"({NO_EFFECT_ON_CPU[name]}); leave it out, or give {shown}"
+    )
 
 
 def _check_name(name: str) -> None:

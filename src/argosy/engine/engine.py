@@ -36,11 +36,12 @@ class Engine:
         self.memory = memory
         self._inbox: list[Request | Abort] = []
         self._queued: set[tuple[str, int]] = set()
+        self._unsent: list[Event] = []  # of a step that was interrupted
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._inbox) or self.scheduler.has_work
+        return bool(self._inbox or self._unsent) or self.scheduler.has_work
 
     def add(self, request: Request) -> None:
         """Queue a request for the next step. Raises RequestError for a name still in use."""
@@ -56,12 +57,21 @@ class Engine:
         self._inbox.append(Abort(request_id, index))
 
     def step(self, now: float) -> list[Event]:
-        """Run one step; what it did for each sequence. now: seconds of the caller's clock."""
+        """Run one step; what it did for each sequence. now: seconds of the caller's clock.
+
+        Interrupted (KeyboardInterrupt), its sequences end with an error, which the next step tells.
+        """
         inbox, self._inbox = self._inbox, []
         self._queued.clear()
         self.scheduler.admit(inbox, now)
         plan = self.scheduler.plan()
-        return self.scheduler.commit(plan, self._execute(plan))
+        try:
+            outcomes = self._execute(plan)
+        except BaseException as exc:  # what was planned is committed, or no step could follow
+            self._unsent += self.scheduler.commit(plan, _failed(plan, exc))
+            raise
+        unsent, self._unsent = self._unsent, []
+        return unsent + self.scheduler.commit(plan, outcomes)
 
     def _execute(self, plan: Plan) -> Seq[Outcome]:
         """What the plan gave; if the whole step fails, that it failed, for each sequence."""
@@ -72,8 +82,7 @@ class Engine:
             return read_result(plan, self.runtime.submit(batch).result())
         except Exception as exc:  # whatever it was, the engine lives on
             _log.exception("a step of %d sequences failed", len(plan.work))
-            error = f"the step failed: {type(exc).__name__}: {exc}"
-            return [Outcome(error=error)] * len(plan.work)
+            return _failed(plan, exc)
 
     def reset_prefix_cache(self) -> None:
         """Forget what could be found again; sequences that run keep their pages."""
@@ -83,6 +92,11 @@ class Engine:
     def close(self) -> None:
         """Give memory and threads back; the engine is of no use after."""
         self.runtime.close()
+
+
+def _failed(plan: Plan, exc: BaseException) -> list[Outcome]:
+    error = f"the step failed: {type(exc).__name__}: {exc}"
+    return [Outcome(error=error)] * len(plan.work)
 
 
 def open_engine(bundle: Bundle, config: EngineConfig, machine: Machine | None = None) -> Engine:

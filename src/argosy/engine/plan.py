@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from argosy.config import EngineConfig
 from argosy.engine.machine import Machine
@@ -17,6 +17,10 @@ from argosy.types import PAGE_TOKENS
 
 FIXED_BYTES = 48 * 2**20
 """The interpreter, its modules, the tokenizer, the kernels' code and their threads' stacks."""
+
+
+MIN_BATCHED_TOKENS = 32
+"""Fewer in a step would make prompts slow; so no fewer are advised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def plan_memory(
         pages = [config.kv_pages] * len(sizes)
         if _bytes(pages, sizes) > budget:
             needed = limit - budget + _bytes(pages, sizes)
-            raise _too_small(config, limit, needed, f"kv_pages={config.kv_pages}")
+            raise _too_small(program, config, machine, limit, needed, f"kv_pages={config.kv_pages}")
     else:
         least = _one_sequence(program.caches, length)
         if _bytes(least, sizes) > budget:
@@ -82,8 +86,9 @@ def plan_memory(
             fits = bisect_right(
                 range(length), budget, key=lambda n: _bytes(_one_sequence(program.caches, n), sizes)
             )
-            remedy = f", or max_model_len to at most {fits - 1}" if fits > 1 else ""
-            raise _too_small(config, limit, needed, f"max_model_len={length}", remedy)
+            shorter = [f"set max_model_len to at most {fits - 1}"] if fits > 1 else []
+            what = f"max_model_len={length}"
+            raise _too_small(program, config, machine, limit, needed, what, shorter)
         pages = _share_out(least, _all_sequences(program.caches, length, config), sizes, budget)
     held = [n * PAGE_TOKENS for n, g in zip(pages, program.caches, strict=True) if g.window is None]
     return MemoryPlan(
@@ -107,9 +112,11 @@ def workspace_bytes(program: Program, config: EngineConfig) -> int:
 
 def _limit(config: EngineConfig, machine: Machine) -> tuple[int, str]:
     known = [(machine.memory, machine.memory_source)] if machine.memory else []
-    asked = [(config.memory, "--memory")] if config.memory is not None else []
+    asked = [(config.memory, "memory (--memory)")] if config.memory is not None else []
     if not known and not asked:
-        raise OutOfMemory("the memory of this machine cannot be read; say how much with --memory")
+        raise OutOfMemory(
+            "the memory of this machine cannot be read; say how much with memory (--memory)"
+        )
     whole, source = min(known + asked)
     share = config.gpu_memory_utilization
     return int(whole * share), f"{share:.0%} of {source}, {_size(whole)}"
@@ -145,13 +152,42 @@ def _bytes(pages: Seq[int], sizes: Seq[int]) -> int:
 
 
 def _too_small(
-    config: EngineConfig, limit: int, needed: int, what: str, remedy: str = ""
+    program: Program,
+    config: EngineConfig,
+    machine: Machine,
+    limit: int,
+    needed: int,
+    what: str,
+    others: Seq[str] = (),
 ) -> OutOfMemory:
-    whole = -(-int(needed / config.gpu_memory_utilization + 1) // 2**20)
+    """The error for too little memory; names what would do, and only what this machine has."""
+    remedies = [*_more_memory(config, machine, needed), *others]
+    least = workspace_bytes(program, replace(config, max_num_batched_tokens=MIN_BATCHED_TOKENS))
+    if needed - workspace_bytes(program, config) + least <= limit:
+        rows = bisect_right(
+            range(config.max_num_batched_tokens),
+            limit - needed + workspace_bytes(program, config),
+            lo=1,
+            key=lambda n: workspace_bytes(program, replace(config, max_num_batched_tokens=n)),
+        )
+        remedies.append(f"set max_num_batched_tokens to at most {rows - 1}")
+    advice = ", or ".join(remedies) or "use a smaller model, or one of fewer bits (quantization)"
     return OutOfMemory(
         f"{what} needs {_size(needed)} for weights, workspace and KV cache, and {_size(limit)} is "
-        f"allowed; set --memory (the machine must have it) to at least {whole} MiB{remedy}"
+        f"allowed; {advice}"
     )
+
+
+def _more_memory(config: EngineConfig, machine: Machine, needed: int) -> list[str]:
+    """How more of the machine's memory could be had, if it has as much."""
+    share = config.gpu_memory_utilization
+    whole = -(-int(needed / share + 1) // 2**20)
+    if config.memory is not None and whole * 2**20 <= (machine.memory or whole * 2**20):
+        return [f"set memory (--memory) to at least {whole} MiB"]
+    percent = -(-100 * needed // min(m for m in (machine.memory, config.memory) if m))
+    if share < percent / 100 <= 1:
+        return [f"set gpu_memory_utilization to at least {percent / 100:.2f}"]
+    return []
 
 
 def _size(num_bytes: int) -> str:

@@ -8,6 +8,7 @@ loop inside a silent loop is stopped only at its next call or output.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -83,13 +84,13 @@ class ChatTemplate:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Runs templates of strangers; the deadline belongs to the render in progress."""
+    """Runs templates of strangers; the deadline belongs to the render in progress, by thread."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         super().__init__(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
-        self._deadline = 0.0
+        self._render = threading.local()
         self.filters["tojson"] = _to_json
         self.globals["raise_exception"] = _refuse
         self.globals["strftime_now"] = lambda form: now().strftime(form)
@@ -98,7 +99,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def run(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
         """The text of a render within the limits."""
-        self._deadline = time.monotonic() + MAX_SECONDS
+        self._render.deadline = time.monotonic() + MAX_SECONDS
         parts: list[str] = []
         size = 0
         for part in template.generate(variables):
@@ -124,7 +125,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def _check_time(self) -> None:
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self._render.deadline:
             _refuse(f"it ran for more than {MAX_SECONDS:g} s")
 
 

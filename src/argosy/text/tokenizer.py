@@ -11,6 +11,7 @@ import tokenizers
 
 from argosy.errors import InvalidPrompt, TokenizerError
 from argosy.text.pieces import Pieces, piece_bytes
+from argosy.types import whole
 
 _UNKNOWN = ("<unk>", "[UNK]")
 
@@ -143,18 +144,21 @@ def _check_text(text: object) -> None:
 
 
 def check_ids(ids: Sequence[object], vocab_size: int) -> tuple[int, ...]:
-    """A prompt of ids, checked. Raises InvalidPrompt where empty or outside the vocabulary."""
+    """A prompt of ids, as ints. Raises InvalidPrompt where empty or outside the vocabulary."""
     if not ids:
         raise InvalidPrompt("the prompt is empty; give text or at least one token id")
-    for place, id_ in enumerate(ids):
-        if isinstance(id_, bool) or not isinstance(id_, int):
-            raise InvalidPrompt(f"prompt_token_ids[{place}]={id_!r} must be a whole number")
+    checked = []
+    for place, given in enumerate(ids):
+        id_ = whole(given)
+        if id_ is None:
+            raise InvalidPrompt(f"prompt_token_ids[{place}]={given!r} must be a whole number")
         if not 0 <= id_ < vocab_size:
             raise InvalidPrompt(
                 f"prompt_token_ids[{place}]={id_} lies outside the vocabulary; "
                 f"ids go from 0 to {vocab_size - 1}"
             )
-    return tuple(id_ for id_ in ids if isinstance(id_, int))
+        checked.append(id_)
+    return tuple(checked)
 
 
 def special_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:

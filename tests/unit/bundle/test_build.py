@@ -214,6 +214,40 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
     assert left_in(tmp_path) == []
 
 
+def test_what_a_dead_builder_left_is_removed(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "hf")
+    (tmp_path / ".out.partial-12345678").mkdir()
+    (tmp_path / ".out.partial-12345678" / "weights").write_text("")
+    (tmp_path / ".other.partial-12345678").mkdir()
+    build_bundle(source, tmp_path / "out")
+    assert left_in(tmp_path) == [".other.partial-12345678", "out"]
+
+
+def test_a_second_builder_says_that_there_is_one(tmp_path: Path) -> None:
+    source, told = write_model(tmp_path / "hf"), []
+
+    def build_again(done: int, total: int) -> None:
+        if not told:
+            with pytest.raises(BundleError, match="out is being built by another process") as error:
+                build_bundle(source, tmp_path / "out")
+            told.append(error)
+
+    build_bundle(source, tmp_path / "out", progress=build_again)
+    assert told and left_in(tmp_path) == ["out"]
+
+
+def test_a_bundle_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "hf")
+
+    def appear(done: int, total: int) -> None:
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "thing").write_text("")
+
+    with pytest.raises(BundleError, match="out exists: another process made it meanwhile"):
+        build_bundle(source, tmp_path / "out", progress=appear)
+    assert left_in(tmp_path) == ["out"]
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     source = write_model(tmp_path / "hf")
     out = build_bundle(source, tmp_path / "out")

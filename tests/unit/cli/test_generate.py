@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from argosy.cli import generate
+from argosy.cli import chat, generate
 from argosy.cli.generate import read_prompt
 from argosy.cli.main import app
 from argosy.client.local import LocalClient
@@ -23,9 +23,13 @@ MakeClient = Callable[..., LocalClient]
 def argosy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """argosy(client, *arguments, stdin=) runs `argosy generate` on a scripted client."""
 
-    def run(client: LocalClient, *arguments: str, stdin: str | None = None) -> object:
-        monkeypatch.setattr(generate, "open_model", lambda config: client)
-        return CliRunner().invoke(app, ["generate", *arguments], input=stdin)
+    def run(
+        client: LocalClient, *arguments: str, stdin: str | None = None, charset: str = "utf-8"
+    ) -> object:
+        monkeypatch.setattr(
+            generate, "open_model", lambda engine, name: engine.config(name) and client
+        )
+        return CliRunner(charset=charset).invoke(app, ["generate", *arguments], input=stdin)
 
     return run
 
@@ -57,6 +61,56 @@ def test_no_prompt_on_a_terminal_is_wrong_usage(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stdin", terminal)
     with pytest.raises(typer.BadParameter, match="give a PROMPT"):
         read_prompt(None)
+
+
+@pytest.mark.parametrize("flags", [["--raw"], ["--chat"], []])
+def test_an_empty_prompt_is_refused(
+    argosy: Callable, make_client: MakeClient, flags: list[str]
+) -> None:
+    for arguments, stdin in ((["", *flags], None), (flags, ""), (["-", *flags], "\n")):
+        done = argosy(make_client("ok"), *arguments, stdin=stdin)
+        assert done.exit_code == 1
+        assert done.stderr == "argosy: the prompt is empty; give some text\n"
+
+
+def test_a_value_out_of_range_is_refused_before_the_model_is_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(generate, "open_model", fail)
+    done = CliRunner().invoke(app, ["generate", "hi", "--top-p", "7"])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("argosy: top_p=7")
+
+
+def test_flags_may_have_underscores_as_in_vllm(argosy: Callable, make_client: MakeClient) -> None:
+    client = make_client("abcdef")
+    done = argosy(client, "hi", "--max_tokens", "3", "--stop=x_y", "--ignore_eos")
+    params = client.scripted.requests[0].params  # type: ignore[attr-defined]
+    assert (done.stdout, params.stop, params.ignore_eos) == ("abc\n", ("x_y",), True)
+
+
+def test_a_chat_needs_a_template(
+    argosy: Callable, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client("ok")
+    monkeypatch.setattr(type(client.intake), "has_template", False)
+    done = argosy(client, "hi", "--chat")
+    assert done.exit_code == 1 and "--chat-template" in done.stderr
+    monkeypatch.setattr(chat, "open_model", lambda *_: client)
+    done = CliRunner().invoke(app, ["chat"], input="hi\n")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "--chat-template" in done.stderr and "argosy generate --raw" in done.stderr
+
+
+def test_json_on_a_stdout_without_utf8(argosy: Callable, make_client: MakeClient) -> None:
+    client = make_client("caf\u00e9", "caf\u00e9")
+    assert "caf\u00e9" in argosy(client, "hi", "--json").stdout
+    done = argosy(client, "hi", "--json", charset="latin-1")
+    assert "caf\\u00e9" in done.stdout
+    assert json.loads(done.stdout)["outputs"][0]["text"] == "caf\u00e9"
 
 
 def test_sampling_flags_reach_the_request(argosy: Callable, make_client: MakeClient) -> None:

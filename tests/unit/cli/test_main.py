@@ -60,10 +60,10 @@ def test_a_missing_model_is_one_line(verb: str, tmp_path: Path) -> None:
 
 
 def test_our_own_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(show, "read_program", fail)
+    monkeypatch.setattr(show, "program_of", fail)
     assert isinstance(run("show").exception, ZeroDivisionError)
 
 

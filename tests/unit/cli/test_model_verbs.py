@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 
 from argosy.cli.build import parse_rules
 from argosy.cli.main import app
+from argosy.cli.opening import open_model
+from argosy.cli.options import EngineFlags
+from argosy.config import EngineConfig
 
 
 def run(*arguments: str) -> object:
@@ -97,3 +100,24 @@ def test_bench_tells_a_row_per_batch_size(
     assert all(row["decode_tokens_per_s"] > 0 for row in rows)
     table = run("bench", str(model), *flags, "--runtime", "reference").stdout.splitlines()
     assert len(table) == 3 and len(table[0]) == len(table[1])
+
+
+def test_an_explicit_default_wins_over_the_limit_of_a_bundle() -> None:
+    assert EngineFlags().given == []
+    flags = EngineFlags(max_num_seqs=EngineConfig.max_num_seqs, max_model_len=64)
+    assert flags.given == ["max_model_len", "max_num_seqs"]
+    assert EngineFlags().config(None) == EngineConfig()
+
+
+def test_template_and_tokenizer_are_handed_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARGOSY_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "t.jinja"
+    file.write_text("<<{{ messages[-1].content }}>>")
+    flags = EngineFlags(chat_template=str(file), tokenizer=str(model), runtime="reference")
+    client = open_model(flags, str(model))
+    assert client.intake.render([{"role": "user", "content": "hi"}]) == "<<hi>>"
+    assert flags.config(str(model)).tokenizer == str(model)
+    done = run("chat", str(model), "--chat-template", str(tmp_path / "none"))
+    assert done.exit_code == 1 and "neither Jinja text nor a readable file" in done.stderr

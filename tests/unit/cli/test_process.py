@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -110,10 +111,72 @@ def test_chat_in_a_terminal(argosy: list[str]) -> None:
     assert b"/help lists the commands" in screen and b"figures after each answer: on" in screen
 
 
-def read_until(terminal: int, mark: bytes, seconds: float = 30.0) -> bytes:
+def test_ctrl_c_in_a_terminal(argosy: list[str]) -> None:
+    slowly = (
+        "import time; from argosy.cli.terminal import Screen\n"
+        "Screen.show = lambda self, text: (print('#', flush=True), time.sleep(0.1))\n"
+        "from argosy.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", slowly, *words(argosy, "chat", "--runtime", "reference")[3:]]
+    pid, ours = pty.fork()
+    if pid == 0:
+        os.execve(command[0], [*command, "--ignore-eos"], os.environ | {"NO_COLOR": "1"})
+    try:
+        read_until(ours, b">>> ")
+        os.write(ours, b"hi\n")
+        read_until(ours, b"#")
+        os.write(ours, b"\x03")
+        assert b"[stopped]" in read_until(ours, b">>> ")
+        time.sleep(0.5)  # readline shows its prompt a little before it listens
+        os.write(ours, b"\x03")
+        with pytest.raises(OSError, match="Input/output"):  # the terminal is let go
+            read_until(ours, b"never")
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+        os.close(ours)
+    assert os.waitstatus_to_exitcode(status) == 130
+
+
+def test_sigterm_leaves_no_half_made_bundle(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "here" / "out"
+    code = (
+        "import os, signal, argosy.cli.build as b\n"
+        "b.ProgressLine = lambda _: lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from argosy.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "build", model, "-o", out])
+    assert done.returncode == 143
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help", "build --help"])
+def test_a_full_stdout_is_one_line(flag: str) -> None:
+    command = f"{sys.executable} -m argosy {flag} >/dev/full"
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=buffered)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("argosy: ") and "No space left" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"), [("--version", 0), ("show nowhere/model", 1), ("--no-such", 2)]
+)
+def test_a_closed_stderr_keeps_stdout_and_code(flags: str, code: int) -> None:
+    command = f"{sys.executable} -m argosy {flags}"
+    closed = subprocess.run(["sh", "-c", f"{command} 2>&-"], capture_output=True, text=True)
+    usual = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (closed.returncode, closed.stdout) == (code, usual.stdout)
+
+
+def read_until(terminal: int, mark: bytes, seconds: float = 20.0) -> bytes:
     """What a terminal shows up to `mark`."""
     shown, end = b"", time.monotonic() + seconds
-    while mark not in shown and time.monotonic() < end:
+    poll = select.poll()
+    poll.register(terminal, select.POLLIN)
+    while mark not in shown and poll.poll(max(end - time.monotonic(), 0) * 1000):
         shown += os.read(terminal, 4096)
-    assert mark in shown
+    assert mark in shown, shown
     return shown

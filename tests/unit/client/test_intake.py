@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from argosy.client.intake import Accepted, Intake, bad_word_ids, read_template
@@ -17,7 +19,7 @@ from argosy.errors import (
     UnsupportedParameter,
 )
 from argosy.types import SamplingParams
-from unit.text.small_tokenizers import byte_fallback, byte_level, word_piece
+from unit.text.small_tokenizers import byte_level, word_piece
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
 EOS = byte_level().special_id("</s>")
@@ -40,9 +42,12 @@ def accept(prompt: Any = "Hello", **params: Any) -> Accepted:
 
 def test_text_and_ids_are_one() -> None:
     ids = byte_level().encode("Hello")
-    for prompt in ("Hello", ids, tuple(ids), {"prompt": "Hello"}, {"prompt_token_ids": ids}):
+    maps = {"prompt": "Hello"}, {"prompt_token_ids": ids}, {"prompt_token_ids": np.array(ids)}
+    arrays = np.array(ids), array.array("i", ids), [np.int64(id_) for id_ in ids]
+    for prompt in ("Hello", ids, tuple(ids), *maps, *arrays):
         request = accept(prompt).request
         assert request.token_ids == tuple(ids)
+        assert {type(id_) for id_ in request.token_ids} == {int}
         assert request.num_prompt_tokens == len(ids)
 
 
@@ -65,6 +70,14 @@ PROMPTS: list[tuple[Any, type[RequestError], str]] = [
     ({}, InvalidPrompt, 'needs "prompt"'),
     (7, InvalidPrompt, "not int"),
     (None, InvalidPrompt, "not NoneType"),
+    (b"text", InvalidPrompt, "not bytes"),
+    (bytearray(b"text"), InvalidPrompt, "not bytearray"),
+    (np.array(5), InvalidPrompt, "not ndarray"),
+    ([True], InvalidPrompt, "must be a whole number"),
+    (np.array([1.5]), InvalidPrompt, "must be a whole number"),
+    ({"prompt_token_ids": 5}, InvalidPrompt, "prompt_token_ids must be ids, not int"),
+    ({"prompt_token_ids": "5"}, InvalidPrompt, "prompt_token_ids must be ids, not str"),
+    ({"prompt_token_ids": b"5"}, InvalidPrompt, "prompt_token_ids must be ids, not bytes"),
     ([400], InvalidPrompt, "ids go from 0 to 399"),
     ([-1], InvalidPrompt, "outside the vocabulary"),
     ("\udc80", InvalidPrompt, "lone surrogate"),
@@ -86,7 +99,7 @@ SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"stop_token_ids": [400]}, "stop_token_ids names token 400, outside .* 0 to 399"),
     ({"allowed_token_ids": [3, 400]}, "allowed_token_ids names token 400"),
     ({"logit_bias": {400: 1}}, "logit_bias names token 400"),
-    ({"bad_words": ["x" * 1025]}, "sequences of up to 1025 tokens"),
+    ({"bad_words": ["x" * 1025]}, r"sequences of up to \d+ tokens; at most 128 of 1024"),
     ({"bad_words": [f"{i}" for i in range(129)]}, "at most 128"),
 ]
 
@@ -145,18 +158,19 @@ def test_bad_words_at_the_start_and_after_a_space() -> None:
     tokenizer = byte_level()
     the, space_the = tokenizer.encode("the"), tokenizer.encode(" the")
     assert len(space_the) < len(the), "a merge of its own, not as long"
-    assert bad_word_ids(tokenizer, ["the"]) == (tuple(the),)
-    assert bad_word_ids(tokenizer, [" the"]) == (tuple(the),), "leading space is not the point"
+    both = (tuple(the), tuple(space_the))
+    assert bad_word_ids(tokenizer, ["the"]) == both
+    assert bad_word_ids(tokenizer, [" the"]) == both, "leading space is not the point"
     bare, spaced = tuple(tokenizer.encode("t")), tuple(tokenizer.encode(" t"))
     assert len(bare) == len(spaced) == 1
     assert bad_word_ids(tokenizer, ["t"]) == (bare, spaced)
     assert accept(bad_words=["t"]).request.bad_words == (bare, spaced)
-    assert bad_word_ids(tokenizer, ["dog"]) == (tuple(tokenizer.encode("dog")),)
-    assert bad_word_ids(tokenizer, [" "]) == (tuple(tokenizer.encode(" ")),)
+    dog = tuple(tuple(tokenizer.encode(text)) for text in ("dog", " dog"))
+    assert bad_word_ids(tokenizer, ["dog"]) == dog
+    spaces = tuple(tuple(tokenizer.encode(text)) for text in (" ", "  "))
+    assert bad_word_ids(tokenizer, [" "]) == spaces
     pieces = word_piece()
     assert bad_word_ids(pieces, ["cat"]) == (tuple(pieces.encode("cat")),), "a space is nothing"
-    doubled = byte_fallback().encode("s", add_special_tokens=False)
-    assert bad_word_ids(byte_fallback(), ["s"]) == (tuple(doubled),), "begins alike: a mark"
 
 
 def test_priority_is_handed_on() -> None:
@@ -182,6 +196,14 @@ def test_a_model_without_a_template() -> None:
         intake(None).render([{"role": "user", "content": "hi"}])
 
 
+def test_priorities_are_whole_numbers() -> None:
+    rank: Any = np.int8(-3)
+    assert intake().accept("a", SamplingParams(), priority=rank).request.priority == -3
+    for bad in (1.5, "1", None, True):
+        with pytest.raises(InvalidSampling, match=r"priority=.* must be a whole number"):
+            intake().accept("a", SamplingParams(), priority=bad)  # type: ignore[arg-type]
+
+
 def test_templates_as_text_or_file(tmp_path: Path) -> None:
     path = tmp_path / "chat.jinja"
     path.write_text("{{ messages }}")
@@ -190,3 +212,7 @@ def test_templates_as_text_or_file(tmp_path: Path) -> None:
     for bad in ("no/such/file", tmp_path, "nul\0"):
         with pytest.raises(TemplateError, match="neither Jinja text nor a readable file"):
             read_template(bad)
+    with pytest.raises(TemplateError, match="not valid Jinja"):
+        read_template("{% for %}")
+    with pytest.raises(TemplateError, match="must be Jinja text or a file, not int"):
+        read_template(5)  # type: ignore[arg-type]

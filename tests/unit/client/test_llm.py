@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from argosy.client import llm as llm_module
@@ -17,6 +18,7 @@ from argosy.client.open import sampling_defaults, settled
 from argosy.client.options import LLMOptions, engine_config, parse_bytes
 from argosy.config import NO_EFFECT_ON_CPU, EngineConfig
 from argosy.errors import (
+    CheckpointError,
     ConfigError,
     InvalidPrompt,
     InvalidSampling,
@@ -68,6 +70,10 @@ FORMS: list[tuple[Any, list[str]]] = [
     (IDS, ["by ids"]),
     ([IDS, IDS], ["by ids", "by ids"]),
     ([], []),
+    (np.array(IDS), ["by ids"]),
+    (np.array([IDS, IDS]), ["by ids", "by ids"]),
+    ([np.int32(id_) for id_ in IDS], ["by ids"]),
+    ((text for text in ("one", "two")), ["one", "two"]),
 ]
 
 
@@ -99,7 +105,7 @@ def test_generate_gives_whole_answers_whatever_the_kind(llm: LLM) -> None:
 
 
 def test_priorities(llm: LLM, engine: FakeEngine) -> None:
-    llm.generate(["a", "b"], GREEDY, priority=[1, 0])
+    llm.generate(["a", "b"], GREEDY, priority=np.array([1, 0]))  # type: ignore[arg-type]
     assert [r.priority for r in engine.requests] == [1, 0]
     with pytest.raises(InvalidSampling, match="priority has 1 entries for 2 prompts"):
         llm.generate(["a", "b"], GREEDY, priority=[1])
@@ -118,10 +124,47 @@ def test_chat(llm: LLM) -> None:
     assert texts(outputs) == ["[user]hi", "[user]hi[user]hi"]
     [output] = llm.chat(hi, GREEDY, tools=[{"name": "f"}], chat_template_kwargs={"extra": "!"})
     assert output.prompt == '[user]hi[{"name": "f"}]![assistant]'
-    assert texts(llm.chat(hi, GREEDY, chat_template="own")) == ["own"]
+    assert texts(llm.chat(hi, GREEDY, chat_template="{{ 'own' }}")) == ["own"]
     said = [*hi, {"role": "assistant", "content": "Well"}]
     options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
     assert texts(llm.chat(said, GREEDY, **options)) == ["[user]hi[assistant]Well"]
+
+
+def test_chat_templates_are_text_or_files(llm: LLM, tmp_path: Path) -> None:
+    file, hi = tmp_path / "chat.jinja", [{"role": "user", "content": "hi"}]
+    file.write_text("from a file")
+    for template in (file, str(file)):
+        assert texts(llm.chat(hi, GREEDY, chat_template=template)) == ["from a file"]
+        ids = llm.get_tokenizer().apply_chat_template(hi, chat_template=template)
+        assert ids == byte_level().encode("from a file")
+
+
+def test_a_template_that_is_none_is_refused_at_once(llm: LLM) -> None:
+    with pytest.raises(TemplateError, match="not valid Jinja"):
+        LLM("anything", chat_template="{% if %}")
+
+
+CALLS: list[tuple[str, tuple[Any, ...], type[Exception], str]] = [
+    ("generate", (None,), InvalidPrompt, "not NoneType"),
+    ("generate", (5,), InvalidPrompt, "not int"),
+    ("generate", ({"a", "b"},), InvalidPrompt, "not set"),
+    ("generate", (b"text",), InvalidPrompt, "not bytes"),
+    ("generate", ("a", {"temperature": 0}), InvalidSampling, "one entry each, not dict"),
+    ("generate", ("a", 5), InvalidSampling, "one entry each, not int"),
+    ("generate", ("a", "greedy"), InvalidSampling, "one entry each, not str"),
+    ("generate", (["a", 5],), InvalidPrompt, r"prompts\[1\]: a prompt is text, ids or a map"),
+    ("generate", (["a", "b", ""],), InvalidPrompt, r"prompts\[2\]: the prompt is empty"),
+    ("chat", (None,), InvalidPrompt, "not NoneType"),
+    ("chat", ({"role": "user"},), InvalidPrompt, "not dict"),
+    ("chat", ("hi",), InvalidPrompt, "not str"),
+    ("chat", ([[{"role": "user", "content": "a"}], [{}]],), InvalidPrompt, "conversation 1: mess"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "error", "message"), CALLS)
+def test_calls_refused(llm: LLM, name: str, args: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        getattr(llm, name)(*args)
 
 
 def test_chat_refuses(llm: LLM) -> None:
@@ -241,6 +284,39 @@ def test_arguments_without_effect_are_said_once(caplog: pytest.LogCaptureFixture
     assert "swap_space (pages are" in record.message and "seed" not in record.message
 
 
+HONOURED: list[tuple[str, Any]] = [
+    ("device", "cpu"),
+    ("enable_lora", False),
+    ("max_logprobs", 20),
+    ("download_dir", None),
+    ("cpu_offload_gb", 0),
+    ("swap_space", 4),
+    ("served_model_name", "name"),
+]
+NOT_HONOURED: list[tuple[str, Any]] = [
+    ("device", "cuda"),
+    ("enable_lora", True),
+    ("max_logprobs", 21),
+    ("download_dir", "/models"),
+    ("cpu_offload_gb", 8),
+    ("task", "embed"),
+    ("skip_tokenizer_init", True),
+    ("hf_token", "secret"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), HONOURED)
+def test_vllms_arguments_with_a_value_that_is_true_here(name: str, value: Any) -> None:
+    assert engine_config(None, {name: value}) == EngineConfig()
+
+
+@pytest.mark.parametrize(("name", "value"), NOT_HONOURED)
+def test_vllms_arguments_that_cannot_be_honoured(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}=.* cannot be honoured .*; leave it out") as got:
+        engine_config(None, {name: value})
+    assert "secret" not in str(got.value)
+
+
 UNKNOWN = [
     ("max_model_length", "did you mean max_model_len?"),
     ("tensor_parallel", "did you mean tensor_parallel_size?"),
@@ -286,13 +362,54 @@ def test_what_is_left_open_comes_from_the_bundle() -> None:
     assert settled(EngineConfig(), {}) == EngineConfig()
 
 
+def test_what_was_given_stays_also_where_it_is_the_default() -> None:
+    default = EngineConfig.max_num_seqs
+    config = settled(EngineConfig(), {"max_num_seqs": 3, "max_model_len": 9}, ["max_num_seqs"])
+    assert config == EngineConfig(max_num_seqs=default, max_model_len=9)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) -> dict[str, Any]:
+    """What LLM tells open_client."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(
+        llm_module, "open_client", lambda *_, **options: told.update(options) or opened(engine)
+    )
+    return told
+
+
+def test_llm_says_what_was_given(heard: dict[str, Any]) -> None:
+    unset: Any = None
+    LLM("anything", max_num_seqs=EngineConfig.max_num_seqs, max_num_batched_tokens=unset)
+    assert heard["given"] == ["max_num_seqs"]
+
+
+def test_where_bundles_are_built(heard: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, option, expected in [
+        ("", None, None),
+        ("/cache", None, "/cache"),
+        ("/cache", "/own", "/own"),
+    ]:
+        monkeypatch.setenv("ARGOSY_CACHE", variable)
+        LLM("anything", cache_dir=option)
+        assert heard["cache_dir"] == expected
+
+
 DEFAULTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({"temperature": 0.6, "top_p": 0.9, "do_sample": True}, {"temperature": 0.6, "top_p": 0.9}),
     ({"max_new_tokens": 9, "top_k": None, "eos_token_id": 2}, {"max_tokens": 9}),
     ({"min_p": 0.1, "top_k": 2}, {"min_p": 0.1, "top_k": 2}),
     ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+    ({"do_sample": False, "top_p": 0.9}, {"temperature": 0.0, "top_p": 0.9}),
+    ({"do_sample": False, "temperature": 0.5}, {"temperature": 0.5}),
+    ({"do_sample": None}, {}),
 ]
+
+
+def test_what_no_request_could_have_names_its_file() -> None:
+    with pytest.raises(CheckpointError, match=r"generation_config.json: temperature=5.* correct"):
+        sampling_defaults({"temperature": 5})
 
 
 @pytest.mark.parametrize(("generation_config", "expected"), DEFAULTS)

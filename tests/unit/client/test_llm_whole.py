@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from argosy import LLM, RequestOutputKind, SamplingParams
 from argosy.engine.engine import Engine
-from argosy.errors import ConfigError, ModelNotFound, TokenizerError
+from argosy.errors import ConfigError, InvalidPrompt, ModelNotFound, TokenizerError
 from argosy.types import Event
 from random_models import write_model
 
@@ -64,9 +65,37 @@ def test_the_script_of_the_readme_runs_without_a_guard(folder: Path, tmp_path: P
     script.write_text(SCRIPT.format(model=str(folder), cache=str(tmp_path / "cache")))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    ignored, memory = done.stderr.splitlines()
+    assert ignored.startswith("argosy: accepted without effect on a CPU: trust_remote_code (")
+    assert memory.startswith("argosy: memory: weights ")
     text, end = done.stdout.splitlines()
     assert text.startswith("'") and end in {"8 length", *(f"{n} stop" for n in range(1, 9))}
+
+
+def test_a_script_with_a_log_of_its_own_keeps_it(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    made = SCRIPT.format(model=str(folder), cache=str(tmp_path / "cache"))
+    script.write_text("import logging\nlogging.basicConfig(format='own %(message)s')\n" + made)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    late = "logging.basicConfig(format='own %(message)s')\nlogging.getLogger('argosy').info('late')"
+    script.write_text(f"import logging\n{made}\n{late}")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3 and lines[2] == "own late", "each line once"
+
+
+WORDS = [("Hello", "embedded"), ("What is the capital of France?", "capital of")]
+
+
+@pytest.mark.parametrize(("question", "word"), WORDS)
+def test_bad_words_are_not_said(question: str, word: str) -> None:
+    params = SamplingParams(temperature=0, max_tokens=40)
+    messages = [{"role": "user", "content": question}]
+    with LLM(max_model_len=256, max_num_seqs=2, runtime="reference") as llm:
+        [said] = llm.chat(messages, params)
+        [other] = llm.chat(messages, params.clone(bad_words=[word]))
+    assert word in said.outputs[0].text and word not in other.outputs[0].text
 
 
 def test_golden_text_of_stories(stories: Path, tmp_path: Path) -> None:
@@ -102,6 +131,14 @@ def test_the_tokenizer_speaks_as_scripts_expect(llm: LLM) -> None:
     assert tokenizer.decode(ids[0], skip_special_tokens=True) == ""
     assert tokenizer.convert_tokens_to_ids("<|im_start|>") == ids[0]
     assert tokenizer.decode(tokenizer.eos_token_id) == tokenizer.eos_token == "</s>"
+    assert tokenizer(text) == {"input_ids": tokenizer.encode(text)}
+    assert tokenizer(["a", "b"]) == {"input_ids": [tokenizer.encode("a"), tokenizer.encode("b")]}
+    assert tokenizer.decode(np.array(ids)) == tokenizer.decode([np.int64(i) for i in ids]) == text  # type: ignore[arg-type]
+    assert tokenizer.decode(np.int32(ids[0])) == "<|im_start|>"  # type: ignore[arg-type]
+    assert tokenizer.batch_decode([ids, ids[:1]]) == [text, "<|im_start|>"]
+    for bad in (-1, [3, -1], 1.5, [2**32]):
+        with pytest.raises(InvalidPrompt, match="must be a whole number from 0 to"):
+            tokenizer.decode(bad)  # type: ignore[arg-type]
 
 
 def test_a_prompt_found_in_the_cache_shows_in_usage(llm: LLM) -> None:

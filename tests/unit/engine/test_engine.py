@@ -26,6 +26,7 @@ class Counting:
     """A runtime that draws the position; it raises in the steps it is told to."""
 
     failing: tuple[int, ...] = ()
+    error: type[BaseException] = MemoryError
     num_steps: int = 0
     is_closed: bool = False
     name: str = "counting"
@@ -33,7 +34,7 @@ class Counting:
     def submit(self, batch: Batch) -> Counting:
         self.num_steps += 1
         if self.num_steps in self.failing:
-            raise MemoryError("no more")
+            raise self.error("no more")
         self.head = batch.head
         return self
 
@@ -100,6 +101,21 @@ def test_a_name_is_used_once_at_a_time() -> None:
     made.add(request(index=2))
     drain(made)
     made.add(request())
+
+
+def test_an_interrupted_step_ends_its_sequences_and_not_the_engine() -> None:
+    made = Engine(scheduler(), Counting((2,), KeyboardInterrupt))
+    made.add(request("a"))
+    made.add(request("b"))
+    made.step(0.0)
+    with pytest.raises(KeyboardInterrupt):
+        made.step(0.0)
+    assert made.has_work, "what became of them is still to be told"
+    events = made.step(0.0)
+    assert [event.finish_reason for event in events] == [FinishReason.ERROR] * 2
+    assert "KeyboardInterrupt" in str(events[0].error) and not made.has_work
+    made.add(request("a", max_tokens=2))
+    assert [event.token_ids for event in drain(made)] == [(3,), (4,)]
 
 
 def test_a_step_that_raises_ends_its_sequences_and_not_the_engine(

@@ -82,30 +82,61 @@ def test_the_line_names_all_parts() -> None:
     line = str(plan(2**30, PAGED, memory=2**29, gpu_memory_utilization=0.5))
     assert line == (
         "memory: weights 4.0 MiB, KV cache 16.0 MiB (16,384 tokens), workspace 48.5 MiB; "
-        "of 256.0 MiB (50% of --memory, 512.0 MiB)"
+        "of 256.0 MiB (50% of memory (--memory), 512.0 MiB)"
     )
 
 
 @pytest.mark.parametrize("groups", [(PAGED,), (PAGED, WINDOW)], ids=len)
 def test_too_little_is_refused_with_numbers_that_do(groups: tuple[CacheGroup, ...]) -> None:
+    options = {"gpu_memory_utilization": 0.99, "memory": 55 * MIB}
     with pytest.raises(OutOfMemory) as caught:
-        plan(55 * MIB, *groups, gpu_memory_utilization=0.99)
+        plan(10**12, *groups, **options)
     words = str(caught.value)
-    needed = re.search(r"at least (\d+) MiB", words)
+    needed = re.search(r"set memory \(--memory\) to at least (\d+) MiB", words)
     fits = re.search(r"max_model_len to at most (\d+)", words)
     assert needed is not None
     assert fits is not None
-    plan(int(needed[1]) * MIB, *groups, gpu_memory_utilization=0.99)
+    plan(10**12, *groups, **options | {"memory": int(needed[1]) * MIB})
     with pytest.raises(OutOfMemory):
-        plan((int(needed[1]) - 2) * MIB, *groups, gpu_memory_utilization=0.99)
+        plan(10**12, *groups, **options | {"memory": (int(needed[1]) - 2) * MIB})
     length = int(fits[1])
-    plan(55 * MIB, *groups, max_model_len=length, gpu_memory_utilization=0.99)
+    plan(10**12, *groups, max_model_len=length, **options)
     with pytest.raises(OutOfMemory):
-        plan(55 * MIB, *groups, max_model_len=length + 16, gpu_memory_utilization=0.99)
+        plan(10**12, *groups, max_model_len=length + 16, **options)
+
+
+def test_where_the_machine_is_the_limit_no_memory_is_asked_for() -> None:
+    with pytest.raises(OutOfMemory) as caught:
+        plan(60 * MIB, PAGED, gpu_memory_utilization=0.5)
+    assert "--memory" not in str(caught.value)
+    with pytest.raises(OutOfMemory, match="--memory") as caught:
+        plan(0, PAGED, memory=50 * MIB)
+    with pytest.raises(OutOfMemory) as caught:
+        plan(60 * MIB, PAGED, memory=10**12, gpu_memory_utilization=0.9)
+    assert "--memory" not in str(caught.value)
+
+
+def test_a_larger_share_that_does() -> None:
+    with pytest.raises(OutOfMemory) as caught:
+        plan(80 * MIB, PAGED, gpu_memory_utilization=0.7)
+    share = re.search(r"gpu_memory_utilization to at least (0\.\d\d)", str(caught.value))
+    assert share is not None
+    plan(80 * MIB, PAGED, gpu_memory_utilization=float(share[1]))
+
+
+def test_a_smaller_step_that_does() -> None:
+    options = {"max_num_batched_tokens": 32_000, "max_model_len": 2000}
+    with pytest.raises(OutOfMemory) as caught:
+        plan(62 * MIB, PAGED, **options)
+    rows = re.search(r"set max_num_batched_tokens to at most (\d+)$", str(caught.value))
+    assert rows is not None
+    plan(62 * MIB, PAGED, **options | {"max_num_batched_tokens": int(rows[1])})
+    with pytest.raises(OutOfMemory):
+        plan(62 * MIB, PAGED, **options | {"max_num_batched_tokens": int(rows[1]) + 1})
 
 
 def test_too_little_for_the_weights() -> None:
-    with pytest.raises(OutOfMemory, match=r"set --memory .* to at least \d+ MiB$"):
+    with pytest.raises(OutOfMemory, match=r"use a smaller model, or one of fewer bits"):
         plan(10 * MIB, PAGED)
 
 
