@@ -161,9 +161,8 @@ def record(rows: list[dict[str, object]]) -> None:
             file.write(json.dumps({**row, **stamp}) + "\n")
 
 
-def publish(text: str) -> None:
-    """Put the table into README.md, between its marks."""
-    page = HERE / "README.md"
+def publish(page: Path, text: str) -> None:
+    """Put the table into a page, between its marks."""
     before, rest = page.read_text().split("<!-- table -->")
     _, after = rest.split("<!-- /table -->")
     page.write_text(f"{before}<!-- table -->\n{text}\n<!-- /table -->{after}")
@@ -208,7 +207,8 @@ def main() -> None:
         peer.stop()
     record(rows)
     text = f"{heading(rows)}\n{table(rows)}"
-    publish(text)
+    for page in (HERE / "README.md", HERE.parent / "README.md"):
+        publish(page, text)
     print(text)
 
 
