@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()
+    args.work = args.work.resolve()  # the peers run in a folder of their own
     args.work.mkdir(parents=True, exist_ok=True)
     ceiling = build_ceilings(args.work)
     gguf = args.work / "qwen2-0.5b-q4_0.gguf"
