@@ -48,6 +48,9 @@ NO_EFFECT_ON_CPU: dict[str, str] = {
 
 ONLY_VALUES: dict[str, tuple[Any, ...]] = {
     "cpu_offload_gb": (0, 0.0),
+    "tokenizer_mode": ("auto", "hf"),
+    "enable_chunked_prefill": (None, True),
+    "load_format": ("auto", "safetensors"),
     "compilation_config": (None, {}, 0),
     "distributed_executor_backend": (None, "mp", "uni"),
     "download_dir": (None,),

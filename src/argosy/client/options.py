@@ -118,10 +118,9 @@ def _check_value(name: str, value: Any) -> None:
     accepted = ONLY_VALUES.get(name)
     if accepted is None or any(type(value) is type(one) and value == one for one in accepted):
         return
-    shown = f"0 to {accepted[-1]}" if len(accepted) > 9 else ", ".join(map(repr, accepted))
     raise ConfigError(
         f"{name}={'...' if name == 'hf_token' else repr(value)} cannot be honoured "
-        f"({NO_EFFECT_ON_CPU[name]}); leave it out, or give {shown}"
+        f"({NO_EFFECT_ON_CPU[name]}); leave it out, or give {', '.join(map(repr, accepted))}"
     )
 
 

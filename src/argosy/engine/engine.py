@@ -14,7 +14,7 @@ from argosy.engine.pages import PagePool
 from argosy.engine.plan import MemoryPlan, max_model_len, plan_memory
 from argosy.engine.scheduler import Scheduler
 from argosy.engine.step import Limits, Outcome, Plan
-from argosy.errors import ConfigError, RequestError
+from argosy.errors import ConfigError, RequestError, UnsupportedParameter
 from argosy.model.formats import AUTO_DTYPE, Kind, parse_cache_dtype, parse_dtype
 from argosy.runtime.reference import ReferenceRuntime
 from argosy.types import Abort, Event, Request, Runtime
@@ -44,7 +44,14 @@ class Engine:
         return bool(self._inbox or self._unsent) or self.scheduler.has_work
 
     def add(self, request: Request) -> None:
-        """Queue a request for the next step. Raises RequestError for a name still in use."""
+        """Queue a request for the next step.
+
+        Raises RequestError for a name still in use, UnsupportedParameter for an adapter.
+        """
+        if request.adapter is not None:
+            raise UnsupportedParameter(
+                f"adapter={request.adapter!r} is not served: adapters are not built; leave it out"
+            )
         first, name = request.index, request.request_id
         for index in range(first, first + request.params.n):
             if (name, index) in self._queued or self.scheduler.roster.find(name, index):

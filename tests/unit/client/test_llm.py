@@ -294,6 +294,9 @@ HONOURED: list[tuple[str, Any]] = [
     ("served_model_name", "name"),
 ]
 NOT_HONOURED: list[tuple[str, Any]] = [
+    ("enable_chunked_prefill", False),
+    ("load_format", "gguf"),
+    ("tokenizer_mode", "mistral"),
     ("device", "cuda"),
     ("enable_lora", True),
     ("max_logprobs", 21),

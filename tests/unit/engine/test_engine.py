@@ -15,7 +15,7 @@ from argosy.bundle.open import Bundle, open_bundle
 from argosy.config import EngineConfig
 from argosy.engine.engine import Engine, choose_cache_dtype, open_engine
 from argosy.engine.machine import Machine
-from argosy.errors import ConfigError, OutOfMemory, RequestError
+from argosy.errors import ConfigError, OutOfMemory, RequestError, UnsupportedParameter
 from argosy.types import Batch, Event, FinishReason, Result
 from random_models import write_model
 from unit.engine.driver import request, scheduler
@@ -199,3 +199,10 @@ def test_the_cache_follows_the_weights_unless_told(folder: Path, bundle: Bundle)
     assert choose_cache_dtype(bundle, EngineConfig(dtype="float32")) == "fp32"
     with pytest.raises(ConfigError, match=r"dtype=float32 .* w8g32"):
         choose_cache_dtype(w8, EngineConfig(dtype="float32"))
+
+
+def test_an_adapter_is_refused_not_ignored() -> None:
+    made = Engine(scheduler(), Counting())
+    with pytest.raises(UnsupportedParameter, match="adapter='poet' is not served"):
+        made.add(request(adapter="poet"))
+    assert not made.has_work
