@@ -2,8 +2,8 @@
 
 A Hugging Face folder is built into the cache on first use. The key holds everything the bytes
 depend on: the source's files (path, sizes, times), dtype, formats and the version of the bundle
-format. One lock file per key makes a second process wait for the first one's result; whoever
-holds the lock clears what a killed builder left behind.
+format. One lock file per key makes a second process wait for the first one's result. What a killed
+builder left behind, `build_bundle` removes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from argosy.bundle.build import build_bundle, partial_name
+from argosy.bundle.build import build_bundle
 from argosy.bundle.checkpoint import open_checkpoint, read_config, weight_files
 from argosy.bundle.hub import locate
 from argosy.bundle.manifest import FORMAT_VERSION, Manifest, is_bundle, read_manifest
@@ -60,7 +60,7 @@ def resolve_model(
         return target
     with _locked(target):
         if not _usable(target):  # nobody built it while this process waited
-            _clear(target)
+            shutil.rmtree(target, ignore_errors=True)  # a damaged entry
             build_bundle(
                 source,
                 target,
@@ -158,9 +158,3 @@ def _usable(target: Path) -> bool:
     except BundleError as exc:
         _log.info("%s has to be built again: %s", target.name, exc)
         return False
-
-
-def _clear(target: Path) -> None:
-    """Remove a damaged entry and what builders that were killed left; the lock is held."""
-    for path in (target, *target.parent.glob(f"{partial_name(target)}*")):
-        shutil.rmtree(path, ignore_errors=True)
