@@ -153,6 +153,10 @@ def _open_runtime(
     cache_dtype: str,
 ) -> Runtime:
     if config.runtime == "reference":
+        if config.num_threads is not None:
+            raise ConfigError(
+                f"num_threads={config.num_threads}: the reference runtime has no threads; drop it"
+            )
         return ReferenceRuntime(
             bundle, num_pages=num_pages, cache_dtype=cache_dtype, keep_logits=config.keep_logits
         )

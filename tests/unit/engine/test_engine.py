@@ -206,3 +206,8 @@ def test_an_adapter_is_refused_not_ignored() -> None:
     with pytest.raises(UnsupportedParameter, match="adapter='poet' is not served"):
         made.add(request(adapter="poet"))
     assert not made.has_work
+
+
+def test_threads_are_refused_where_they_would_change_nothing(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="num_threads=2: the reference runtime has no threads"):
+        open_engine(bundle, EngineConfig(runtime="reference", num_threads=2))
