@@ -12,7 +12,7 @@ namespace argosy::ARGOSY_ISA {
 
 constexpr int kChunk = 512;
 constexpr int kChains = 4;
-constexpr int kPrefetch = 4096;  // bytes ahead; measured, see kernels.md 3.2 of the design
+constexpr int kPrefetch = 4096;  // bytes ahead of the stream of cells
 
 #if defined(__AVX512F__)
 constexpr int kIntRows = 8, kFloatRows = 4;
