@@ -27,6 +27,7 @@ LAYERS = {
     "text": 6,
     "engine": 7,
     "client": 8,
+    "load": 9,
     "serve": 9,
     "cli": 10,
     "__main__": 11,

@@ -151,6 +151,45 @@ class EngineConfig:
             raise ConfigError(f"runtime={self.runtime!r} is none of {RUNTIMES}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """How an engine is served over HTTP: everything `argosy serve` knows beside EngineConfig.
+
+    host, port: where to listen; port 0 takes a free one.  uds: a Unix socket instead.
+    served_model_name: names clients may use, the first one is told; empty: the model's own.
+    api_keys: any of them opens /v1 and the rest; empty: no key is asked for.
+    protect_probes: ask for the key on /health, /ready and /metrics too.
+    max_logprobs: most logprobs a request may ask for.
+    max_num_queued_reqs: requests waiting beyond the seats (max_num_seqs) before 429.
+    max_num_queued_tokens: prompt tokens accepted and not yet answered before 429; None: no limit.
+    request_timeout: seconds until a request is ended; None: never.
+    shutdown_timeout: seconds that streams under way are given after the first Ctrl-C.
+    strict_fields: refuse fields that no reference knows.  explain: tell with each answer where its
+    time went.  log_requests: one line a request.  api_server_count: front processes.
+    max_body_bytes: of one HTTP request.  allowed_origins: for browsers (CORS).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: str | None = None
+    served_model_name: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+    protect_probes: bool = False
+    max_logprobs: int = MAX_LOGPROBS
+    max_num_queued_reqs: int = 1024
+    max_num_queued_tokens: int | None = None
+    request_timeout: float | None = None
+    shutdown_timeout: float = 25.0
+    strict_fields: bool = False
+    explain: bool = False
+    log_requests: bool = True
+    api_server_count: int = 1
+    max_body_bytes: int = 32 * 2**20
+    allowed_origins: tuple[str, ...] = ()
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+
+
 def _positive(name: str, value: Any) -> int:
     number = whole(value)
     if number is None or not 1 <= number < 2**62:
