@@ -392,7 +392,7 @@ def memory_mib(pid: int) -> float:
 
 
 async def measure_streams(pid: int, port: int, streams: int) -> tuple[float, float]:
-    """Server CPU microseconds of a chunk, and of opening and closing a stream's first half."""
+    """Server CPU microseconds of a chunk, and of opening a stream."""
     clients: list[Client] = []
     before = cpu_s(pid)
     while len(clients) < streams:
