@@ -201,5 +201,13 @@ NB_MODULE(_core, m) {
             p.add(Program::Attention{q, out, group, layer, heads, scale, window});
           })
       .def("head", &Program::set_head)
+      .def(
+          "watch",
+          [](Program& p, nb::handle array) {
+            const auto cell = argosy::exactly<argosy::Out<uint64_t>>(array, "a heartbeat");
+            argosy::check_size(cell.size(), 1, "a heartbeat");
+            p.watch(cell.data());
+          },
+          "cell"_a, nb::keep_alive<1, 2>())
       .def("step", &argosy::step, "batch"_a, "result"_a);
 }

@@ -3,6 +3,8 @@
 // Built once by runtime/native/lower.py through binding.cc; `step` walks the instructions on the
 // pool with a barrier after each. Matrices and vectors point into the bundle, which outlives this.
 #pragma once
+#include <atomic>
+#include <cstdint>
 #include <mutex>
 #include <span>
 #include <string>
@@ -61,6 +63,10 @@ class Program {
   void add(Instruction i) { instructions_.push_back(std::move(i)); }
   void set_head(int x, int inputs, int matrix, int bias, int vocabulary);
 
+  // From the next step on, thread 0 counts up *cell, which outlives this, as it gets on: at every
+  // instruction, at every run of units it takes, and at every page copied.
+  void watch(uint64_t* cell) { heartbeat_ = cell; }
+
   // Throws std::invalid_argument for arrays that would read or write out of bounds.
   void step(Step& s);
 
@@ -99,6 +105,8 @@ class Program {
   void reserve(int rows, int head_rows);
   void copy_pages(const Step& s);
 
+  uint64_t unwatched_ = 0;
+  std::atomic<uint64_t*> heartbeat_{&unwatched_};
   std::mutex mutex_;  // steps of several callers go one after another
   Pool pool_;
   const Kernels* kernels_;

@@ -8,6 +8,21 @@
 #include "program.h"
 
 namespace argosy {
+namespace {
+
+// Says that the step gets on, to whoever reads the cell meanwhile, in another process perhaps.
+// One writer, so no locked addition. (Not every standard library has std::atomic_ref yet.)
+void beat(uint64_t* cell) {
+  __atomic_store_n(cell, __atomic_load_n(cell, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+}
+
+// A phase of the step, as one thread sees it.
+struct Place {
+  size_t phase;
+  int thread;
+};
+
+}  // namespace
 
 void Program::copy_pages(const Step& s) {
   for (size_t g = 0; g < groups_.size(); ++g)
@@ -16,6 +31,7 @@ void Program::copy_pages(const Step& s) {
         const Cache cache = groups_[g].layer(l);
         std::memmove(cache.base + s.copies[g][c + 1] * cache.page_bytes,
                      cache.base + s.copies[g][c] * cache.page_bytes, cache.page_bytes);
+        beat(heartbeat_);
       }
 }
 
@@ -23,6 +39,7 @@ struct Program::Run {
   Program& p;
   Step& s;
   const int rows;
+  uint64_t* const heartbeat;
   std::vector<AttentionUnit> units;
   std::vector<std::atomic<int>> counters;  // one per phase, so that none needs resetting
 
@@ -30,6 +47,7 @@ struct Program::Run {
       : p(program),
         s(step),
         rows(static_cast<int>(step.tokens.size())),
+        heartbeat(program.heartbeat_),
         counters(program.instructions_.size() + 2 +
                  3 * ((step.head_rows.size() + kHeadTile - 1) / kHeadTile)) {
     for (int b = 0; b < static_cast<int>(s.lengths.size()); ++b)
@@ -39,10 +57,13 @@ struct Program::Run {
 
   // Hands units [0, count) out in runs of `grain`; which thread gets which changes no result.
   template <class Fn>
-  void share(size_t phase, int count, int grain, Fn fn) {
-    std::atomic<int>& next = counters[phase];
-    for (int i; (i = next.fetch_add(grain, std::memory_order_relaxed)) < count;)
+  void share(Place at, int count, int grain, Fn fn) {
+    std::atomic<int>& next = counters[at.phase];
+    for (int i; (i = next.fetch_add(grain, std::memory_order_relaxed)) < count;) {
+      if (at.thread == 0) beat(heartbeat);
       for (int j = i; j < std::min(count, i + grain); ++j) fn(j);
+    }
+    if (at.thread == 0) beat(heartbeat);  // others may have taken them all
   }
   int grain(int count) const { return std::max(1, count / (8 * p.pool_.threads())); }
 
@@ -56,9 +77,9 @@ struct Program::Run {
     p.kernels_->prepare(a, row);
   }
 
-  void run(size_t phase, const Embed& e) {
+  void run(Place at, const Embed& e) {
     const Buffer& out = p.buffers_[e.out];
-    share(phase, rows, 1, [&](int r) {
+    share(at, rows, 1, [&](int r) {
       float* row = out.data() + static_cast<size_t>(r) * out.stride;
       p.kernels_->embed(p.matrices_[e.matrix], s.tokens[r], row);
       std::fill(row + out.width, row + out.stride, 0.0f);  // residuals add 0 * x there
@@ -71,7 +92,7 @@ struct Program::Run {
     });
   }
 
-  void run(size_t phase, const Norm& n) {
+  void run(Place at, const Norm& n) {
     const Buffer &x = p.buffers_[n.x], &out = p.buffers_[n.out];
     const NormArgs a{x.data(),
                      static_cast<size_t>(x.stride),
@@ -80,17 +101,17 @@ struct Program::Run {
                      vector(n.weight),
                      x.width,
                      n.eps};
-    share(phase, rows, 1, [&](int r) {
+    share(at, rows, 1, [&](int r) {
       p.kernels_->norm(a, r);
       for (const int i : n.inputs) prepare_row(i, n.out, r);
     });
   }
 
-  void run(size_t phase, const Prepare& i) {
-    share(phase, rows, 1, [&](int r) { prepare_row(i.inputs, i.x, r); });
+  void run(Place at, const Prepare& i) {
+    share(at, rows, 1, [&](int r) { prepare_row(i.inputs, i.x, r); });
   }
 
-  void run(size_t phase, const Linear& l) {
+  void run(Place at, const Linear& l) {
     const Buffer& out = p.buffers_[l.out];
     const LinearArgs a{p.matrices_[l.matrix],
                        p.inputs_[l.inputs].view(),
@@ -101,10 +122,10 @@ struct Program::Run {
                        l.residual,
                        l.gated};
     const int units = l.gated ? a.w.blocks / 2 : a.w.blocks;
-    share(phase, units, grain(units), [&](int u) { p.kernels_->linear(a, u); });
+    share(at, units, grain(units), [&](int u) { p.kernels_->linear(a, u); });
   }
 
-  void run(size_t phase, const Qkv& q) {
+  void run(Place at, const Qkv& q) {
     const Buffer &x = p.buffers_[q.qkv], &out = p.buffers_[q.out];
     const Rotation& t = p.rotations_[q.rotation];
     const QkvArgs a{x.data(),
@@ -124,11 +145,11 @@ struct Program::Run {
                     p.groups_[q.group].layer(q.layer),
                     s.row_nonfinite.data()};
     const int heads = q.heads + a.cache.kv_heads;
-    share(phase, rows * heads, grain(rows * heads),
+    share(at, rows * heads, grain(rows * heads),
           [&](int i) { p.kernels_->qkv(a, i / heads, i % heads); });
   }
 
-  void run(size_t phase, const Attention& t) {
+  void run(Place at, const Attention& t) {
     const Buffer &q = p.buffers_[t.q], &out = p.buffers_[t.out];
     AttentionArgs a{q.data(),
                     out.data(),
@@ -143,7 +164,7 @@ struct Program::Run {
     const std::span<const int32_t> tables = s.page_tables[t.group];
     const size_t width = tables.size() / s.lengths.size();
     const int heads = a.cache.kv_heads;
-    share(phase, static_cast<int>(units.size()) * heads, 1, [&](int i) {
+    share(at, static_cast<int>(units.size()) * heads, 1, [&](int i) {
       const AttentionUnit& u = units[i / heads];
       AttentionArgs mine = a;
       mine.page_table = tables.data() + u.sequence * width;
@@ -152,7 +173,7 @@ struct Program::Run {
   }
 
   // Logits of head rows [first, first + count), then their draws.
-  void head_tile(size_t phase, int first, int count, int thread) {
+  void head_tile(Place at, int first, int count) {
     const HeadOp& h = p.head_;
     const Buffer& x = p.buffers_[h.x];
     const InputBuffer& in = p.inputs_[h.inputs];
@@ -163,17 +184,19 @@ struct Program::Run {
                               in.k,
                               in.k_pad,
                               in.view()};
-    share(phase, count, 1, [&](int r) { p.kernels_->prepare(prepare, r); });
+    share(at, count, 1, [&](int r) { p.kernels_->prepare(prepare, r); });
     p.pool_.barrier();
     const Matrix& w = p.matrices_[h.matrix];
     auto* logits = reinterpret_cast<float*>(p.logits_.data());
     const size_t stride = static_cast<size_t>(w.blocks) * kColumns;
     const LinearArgs linear{w, in.view(), count, vector(h.bias), logits, stride, false, false};
-    share(phase + 1, w.blocks, grain(w.blocks), [&](int u) { p.kernels_->linear(linear, u); });
+    ++at.phase;
+    share(at, w.blocks, grain(w.blocks), [&](int u) { p.kernels_->linear(linear, u); });
     p.pool_.barrier();
     const size_t part = p.scratch_.size() / static_cast<size_t>(p.pool_.threads());
-    uint8_t* scratch = p.scratch_.data() + part * static_cast<size_t>(thread);
-    share(phase + 2, count, 1, [&](int r) {
+    uint8_t* scratch = p.scratch_.data() + part * static_cast<size_t>(at.thread);
+    ++at.phase;
+    share(at, count, 1, [&](int r) {
       sample_head_row(*p.kernels_, s, static_cast<size_t>(first + r), p.head_.vocabulary,
                       logits + static_cast<size_t>(r) * stride, scratch);
     });
@@ -181,15 +204,15 @@ struct Program::Run {
   }
 
   void all(int thread) {
-    size_t phase = 0;
+    Place at{0, thread};
     for (const Instruction& i : p.instructions_) {
-      std::visit([&](const auto& op) { run(phase, op); }, i);
+      std::visit([&](const auto& op) { run(at, op); }, i);
       p.pool_.barrier();
-      ++phase;
+      ++at.phase;
     }
     const int heads = static_cast<int>(s.head_rows.size());
-    for (int first = 0; first < heads; first += kHeadTile, phase += 3)
-      head_tile(phase, first, std::min(kHeadTile, heads - first), thread);
+    for (int first = 0; first < heads; first += kHeadTile, at.phase += 3)
+      head_tile(at, first, std::min(kHeadTile, heads - first));
   }
 };
 

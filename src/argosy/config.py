@@ -6,7 +6,9 @@ Nothing here reads the environment or the machine. `EngineConfig` holds the call
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from math import inf
 from numbers import Real
 from typing import Any
 
@@ -17,6 +19,9 @@ from argosy.types import MAX_LOGPROBS, PAGE_TOKENS, whole
 RUNTIMES = ("native", "reference")
 POLICIES = ("fcfs", "priority")
 MAX_THREADS = 1024
+MAX_FRONTS = 64
+MAX_SOCKET_PATH = 100
+"""Bytes; a Unix socket's address holds 107."""
 
 NO_EFFECT_ON_CPU: dict[str, str] = {
     "swap_space": "pages are recomputed, not swapped",
@@ -67,6 +72,22 @@ ONLY_VALUES: dict[str, tuple[Any, ...]] = {
 """Of some of these, the only values that are true here; others are refused by name."""
 
 
+def check_accepted(
+    name: str,
+    value: Any,
+    why: Mapping[str, str] = NO_EFFECT_ON_CPU,
+    only: Mapping[str, tuple[Any, ...]] = ONLY_VALUES,
+) -> None:
+    """Raise ConfigError if argument `name` has no effect here and `value` would need one."""
+    values = only.get(name)
+    if values is None or any(type(value) is type(one) and value == one for one in values):
+        return
+    raise ConfigError(
+        f"{name}={'...' if name == 'hf_token' else repr(value)} cannot be honoured "
+        f"({why[name]}); leave it out, or give {', '.join(map(repr, values))}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """What the caller asked for. Raises ConfigError for a value that cannot be honoured.
@@ -75,7 +96,8 @@ class EngineConfig:
         comes with Argosy.
     dtype: auto, float32, float16, bfloat16.  quantization: a format such as w4, w8, w4g64z, bf16.
     max_model_len: tokens of prompt and answer; None: the model's own.
-    max_num_batched_tokens: tokens computed in one step (decoding and prompts together).
+    max_num_batched_tokens: tokens computed in one step (decoding and prompts together); None: what
+        this machine is measured to compute in less than half a second, from 32 to 2048.
     max_num_seqs: sequences running at once.  kv_cache_dtype: auto, fp32, bf16.
     memory: bytes the engine may use at most; None: what the machine and its cgroup allow.
     gpu_memory_utilization: the share of that limit (of the card's memory on a GPU).
@@ -90,8 +112,8 @@ class EngineConfig:
     dtype: str = "auto"
     quantization: str | None = None
     max_model_len: int | None = None
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
     enable_prefix_caching: bool = True
     kv_cache_dtype: str = "auto"
     seed: int | None = None
@@ -121,9 +143,14 @@ class EngineConfig:
         parse_dtype(self.dtype)
         if self.kv_cache_dtype != "auto":
             parse_cache_dtype(self.kv_cache_dtype)
-        for name in ("max_num_seqs", "max_num_batched_tokens"):
-            put(self, name, _positive(name, getattr(self, name)))
-        for name in ("max_model_len", "memory", "num_threads", "kv_pages"):
+        put(self, "max_num_seqs", _positive("max_num_seqs", self.max_num_seqs))
+        for name in (
+            "max_model_len",
+            "max_num_batched_tokens",
+            "memory",
+            "num_threads",
+            "kv_pages",
+        ):
             if getattr(self, name) is not None:
                 put(self, name, _positive(name, getattr(self, name)))
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
@@ -173,7 +200,7 @@ class ServerConfig:
     port: int = 8000
     uds: str | None = None
     served_model_name: tuple[str, ...] = ()
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     protect_probes: bool = False
     max_logprobs: int = MAX_LOGPROBS
     max_num_queued_reqs: int = 1024
@@ -188,6 +215,87 @@ class ServerConfig:
     allowed_origins: tuple[str, ...] = ()
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the only writes: normalising while the value is being built
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.type == "bool" and not isinstance(value, bool):
+                raise ConfigError(f"{one.name}={value!r} must be True or False")
+            if one.type == "tuple[str, ...]":
+                put(self, one.name, _texts(one.name, value))
+        if not (isinstance(self.host, str) and self.host):
+            raise ConfigError(f"host={self.host!r} must be an address or a name, as in '0.0.0.0'")
+        for name, (least, most) in _WHOLE.items():
+            put(self, name, _between(name, getattr(self, name), least, most))
+        if self.max_num_queued_tokens is not None:
+            name = "max_num_queued_tokens"
+            put(self, name, _positive(name, self.max_num_queued_tokens))
+        if self.request_timeout is not None:
+            put(self, "request_timeout", _seconds("request_timeout", self.request_timeout))
+            if not self.request_timeout:
+                raise ConfigError("request_timeout=0 would end every request; leave it out")
+        put(self, "shutdown_timeout", _seconds("shutdown_timeout", self.shutdown_timeout))
+        self._check_places()
+        _check_keys(self.api_keys)
+
+    def _check_places(self) -> None:
+        """Raise ConfigError for a socket or certificate that cannot be."""
+        for name in ("uds", "ssl_certfile", "ssl_keyfile"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise ConfigError(f"{name}={value!r} must be a path, or None")
+        if self.uds is not None and len(self.uds.encode(errors="replace")) > MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"uds={self.uds!r} is longer than the {MAX_SOCKET_PATH} bytes a socket's path may "
+                "have; choose a shorter one"
+            )
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ConfigError(
+                f"ssl_keyfile={self.ssl_keyfile!r} needs a certificate; give ssl_certfile too"
+            )
+
+
+_WHOLE = {
+    "port": (0, 65535),
+    "max_logprobs": (0, MAX_LOGPROBS),
+    "max_num_queued_reqs": (0, 2**62),
+    "api_server_count": (1, MAX_FRONTS),
+    "max_body_bytes": (1, 2**62),
+}
+"""Least and most of ServerConfig's whole numbers."""
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """One text or several as a tuple; what they are is not told, since some are secrets."""
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, tuple | list) or not all(isinstance(t, str) and t for t in texts):
+        raise ConfigError(f"{name} must be texts, none of them empty")
+    return tuple(dict.fromkeys(texts))
+
+
+def _check_keys(keys: tuple[str, ...]) -> None:
+    """Raise ConfigError for a key that no Authorization header can carry; it is not repeated."""
+    for number, key in enumerate(keys, 1):
+        if not all("!" <= c <= "~" for c in key):
+            raise ConfigError(
+                f"api key {number} of {len(keys)} has a space or a character beyond ASCII; "
+                "keys are visible ASCII characters only"
+            )
+
+
+def _between(name: str, value: Any, least: int, most: int) -> int:
+    number = whole(value)
+    if number is None or not least <= number <= most:
+        limits = f"from {least} to {most}" if most < 2**62 else f"of at least {least}"
+        raise ConfigError(f"{name}={value!r} must be a whole number {limits}")
+    return number
+
+
+def _seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < inf:
+        raise ConfigError(f"{name}={value!r} must be seconds, 0 or more")
+    return float(value)
 
 
 def _positive(name: str, value: Any) -> int:

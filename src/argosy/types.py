@@ -348,11 +348,31 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """Where the time of one sequence went.
+
+    queued_s: seconds from its arrival to the first step that ran it, or to its end if none did.
+    num_steps: steps it rode in.  batch_min, batch_max, batch_sum: sequences in these; 0 if none.
+    num_preemptions: times it lost its pages.  num_computed_prompt: prompt tokens computed for it,
+    again after a preemption; the others were found in the prefix cache or lent by a sibling.
+    """
+
+    queued_s: float = 0.0
+    num_steps: int = 0
+    num_preemptions: int = 0
+    batch_min: int = 0
+    batch_max: int = 0
+    batch_sum: int = 0
+    num_computed_prompt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """What one step did for one sequence. The one with a `finish_reason` is its last.
 
     stop_reason: the id of the caller's stop token, or "deadline"; None for end-of-sequence.
     prompt_logprobs: per prompt token after the first; sent once, with the first token.
+    story: with the last one, unless the request was refused.
     """
 
     request_id: str
@@ -364,6 +384,7 @@ class Event:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     error: str | None = None
+    story: Story | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,6 +512,13 @@ class Runtime(Protocol):
 
     def submit(self, batch: Batch) -> Pending:
         """Start one step. Raises UnsupportedParameter for a part of `batch` it does not serve."""
+        ...
+
+    def watch(self, heartbeat: U64) -> None:
+        """Advance heartbeat[0], of (1,) u64, at every operation of a step and while copying pages.
+
+        It is written in place, from the thread that calls `submit`, until the runtime is closed.
+        """
         ...
 
     def close(self) -> None:

@@ -108,7 +108,7 @@ def drain(engine: Engine) -> Ran:
             extra = (*event.prompt_logprobs, *event.logprobs)
             tokens[key] = (ids + event.token_ids, logprobs + extra)
             cached += event.num_cached_tokens
-    return Ran(tokens, engine.scheduler.num_preemptions, cached)
+    return Ran(tokens, engine.counters.preemptions, cached)
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def random_setting(rng: random.Random, num_groups: int) -> Setting:
             max_num_batched_tokens=rng.choice((1, 3, 8, 16, 64, 64)),
             max_model_len=max_model_len,
             vocab_size=VOCAB,
+            step_tokens=rng.choice((None, None, 1, 40)),
             by_priority=rng.random() < 0.4,
             prefix_caching=rng.random() < 0.7,
         ),
@@ -259,6 +260,7 @@ class World:
 
     def check_pages(self) -> None:
         """Every page in one place, held exactly by those that name it."""
+        self.scheduler.check()
         roster, kept = self.scheduler.roster, self.scheduler.tables.kept
         assert all(seq.tables == () for seq in roster.waiting), "who waits holds pages"
         for g, pool in enumerate(self.pools):

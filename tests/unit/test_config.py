@@ -12,8 +12,8 @@ from argosy.config import NO_EFFECT_ON_CPU, ONLY_VALUES, EngineConfig
 from argosy.errors import ArgosyError, ConfigError
 from argosy.types import PAGE_TOKENS
 
-COUNTS = ("max_num_seqs", "max_num_batched_tokens")
-OPTIONAL_COUNTS = ("max_model_len", "memory", "num_threads", "kv_pages")
+COUNTS = ("max_num_seqs",)
+OPTIONAL_COUNTS = ("max_model_len", "max_num_batched_tokens", "memory", "num_threads", "kv_pages")
 SHARDS = ("tensor_parallel_size", "pipeline_parallel_size")
 
 BAD: list[tuple[str, Any, str]] = [

@@ -5,19 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence as Seq
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from argosy.bundle.open import Bundle
 from argosy.config import EngineConfig
 from argosy.engine.batch import build_batch, read_result
+from argosy.engine.calibrate import UNMEASURED_TOKENS, Speed, measure_speed
 from argosy.engine.machine import Machine, read_machine
 from argosy.engine.pages import PagePool
 from argosy.engine.plan import MemoryPlan, max_model_len, plan_memory
 from argosy.engine.scheduler import Scheduler
-from argosy.engine.step import Limits, Outcome, Plan
+from argosy.engine.step import (
+    MIN_BATCHED_TOKENS,
+    Counters,
+    Limits,
+    Observer,
+    Outcome,
+    Plan,
+)
 from argosy.errors import ConfigError, RequestError, UnsupportedParameter
 from argosy.model.formats import AUTO_DTYPE, Kind, parse_cache_dtype, parse_dtype
 from argosy.runtime.reference import ReferenceRuntime
 from argosy.types import Abort, Event, Request, Runtime
+
+if TYPE_CHECKING:
+    from argosy.types import U64
 
 _log = logging.getLogger(__name__)
 
@@ -26,14 +38,24 @@ class Engine:
     """A scheduler and a runtime; whoever owns it calls `step` while it `has_work`.
 
     memory: how the memory was divided, one line as text; None where nothing was.
+    observer: is told of every step that has work.
+    tokens_per_s: prompt tokens a second, as measured when it was opened; 0.0 if it was not.
     """
 
     def __init__(
-        self, scheduler: Scheduler, runtime: Runtime, *, memory: MemoryPlan | None = None
+        self,
+        scheduler: Scheduler,
+        runtime: Runtime,
+        *,
+        memory: MemoryPlan | None = None,
+        observer: Observer | None = None,
+        tokens_per_s: float = 0.0,
     ) -> None:
         self.scheduler = scheduler
         self.runtime = runtime
         self.memory = memory
+        self.observer = observer
+        self.tokens_per_s = tokens_per_s
         self._inbox: list[Request | Abort] = []
         self._queued: set[tuple[str, int]] = set()
         self._unsent: list[Event] = []  # of a step that was interrupted
@@ -73,7 +95,7 @@ class Engine:
         self.scheduler.admit(inbox, now)
         plan = self.scheduler.plan()
         try:
-            outcomes = self._execute(plan)
+            outcomes = self._execute(plan) if plan.work else ()
         except BaseException as exc:  # what was planned is committed, or no step could follow
             self._unsent += self.scheduler.commit(plan, _failed(plan, exc))
             raise
@@ -81,9 +103,16 @@ class Engine:
         return unsent + self.scheduler.commit(plan, outcomes)
 
     def _execute(self, plan: Plan) -> Seq[Outcome]:
+        """What the plan, which has work, gave, with the observer told before and after."""
+        if self.observer is not None:
+            self.observer.planned(plan)
+        outcomes = self._submit(plan)
+        if self.observer is not None:
+            self.observer.ran(plan)
+        return outcomes
+
+    def _submit(self, plan: Plan) -> Seq[Outcome]:
         """What the plan gave; if the whole step fails, that it failed, for each sequence."""
-        if not plan.work:
-            return ()
         try:
             batch = build_batch(plan, vocab_size=self.scheduler.limits.vocab_size)
             return read_result(plan, self.runtime.submit(batch).result())
@@ -96,6 +125,25 @@ class Engine:
         for pool in self.scheduler.tables.pools:
             pool.forget()
 
+    @property
+    def counters(self) -> Counters:
+        """What was done since it was opened."""
+        return self.scheduler.counters
+
+    @property
+    def pages_held(self) -> int:
+        """Pages that sequences and steps under way hold; known ones that nobody holds are not."""
+        return sum(pool.num_held for pool in self.scheduler.tables.pools)
+
+    @property
+    def pages_usable(self) -> int:
+        """Pages that can be held at all, of all cache groups."""
+        return sum(pool.num_usable for pool in self.scheduler.tables.pools)
+
+    def check(self) -> None:
+        """Raise AssertionError, saying what is wrong, unless every page is where it belongs."""
+        self.scheduler.check()
+
     def close(self) -> None:
         """Give memory and threads back; the engine is of no use after."""
         self.runtime.close()
@@ -106,29 +154,55 @@ def _failed(plan: Plan, exc: BaseException) -> list[Outcome]:
     return [Outcome(error=error)] * len(plan.work)
 
 
-def open_engine(bundle: Bundle, config: EngineConfig, machine: Machine | None = None) -> Engine:
+def open_engine(
+    bundle: Bundle,
+    config: EngineConfig,
+    machine: Machine | None = None,
+    *,
+    heartbeat: U64 | None = None,
+) -> Engine:
     """An engine for an opened bundle, by default on the machine as it is found.
 
+    Without config.max_num_batched_tokens the machine is timed first, for a fraction of a second.
+    heartbeat: see Runtime.watch; it is advanced while the engine is opened, too.
     Raises ConfigError for options that do not go together, OutOfMemory if it does not fit.
     """
     machine = machine or read_machine()
     program = bundle.program
     cache_dtype = choose_cache_dtype(bundle, config)
     memory = plan_memory(program, config, machine, cache_dtype)
-    limits = Limits(
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        max_model_len=max_model_len(program, config),
-        vocab_size=program.vocab_size,
-        by_priority=config.scheduling_policy == "priority",
-        prefix_caching=config.enable_prefix_caching,
-    )
     pools = [
         PagePool(num_pages, window=group.window)
         for num_pages, group in zip(memory.num_pages, program.caches, strict=True)
     ]
-    runtime = _open_runtime(bundle, config, machine, memory.num_pages, cache_dtype)
-    return Engine(Scheduler(limits, pools), runtime, memory=memory)
+    runtime = _open_runtime(bundle, config, machine, memory.num_pages, cache_dtype, heartbeat)
+    length = max_model_len(program, config)
+    speed = None
+    if config.max_num_batched_tokens is None and config.runtime != "reference":
+        speed = measure_speed(runtime, pools, vocab_size=program.vocab_size, max_model_len=length)
+    most, aim = _step_tokens(config, memory, speed)
+    limits = Limits(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=most,
+        step_tokens=aim,
+        max_model_len=length,
+        vocab_size=program.vocab_size,
+        by_priority=config.scheduling_policy == "priority",
+        prefix_caching=config.enable_prefix_caching,
+    )
+    tokens_per_s = speed.tokens_per_s if speed else 0.0
+    return Engine(Scheduler(limits, pools), runtime, memory=memory, tokens_per_s=tokens_per_s)
+
+
+def _step_tokens(
+    config: EngineConfig, memory: MemoryPlan, speed: Speed | None
+) -> tuple[int, int | None]:
+    """The most tokens of a step, and those it should have; see Limits."""
+    if config.max_num_batched_tokens is not None:
+        return config.max_num_batched_tokens, None
+    aim = speed.tokens_per_step if speed else UNMEASURED_TOKENS
+    most = max(aim, config.max_num_seqs + MIN_BATCHED_TOKENS)  # all decode, a prompt gets on
+    return min(most, memory.max_num_batched_tokens), aim
 
 
 def choose_cache_dtype(bundle: Bundle, config: EngineConfig) -> str:
@@ -151,6 +225,7 @@ def _open_runtime(
     machine: Machine,
     num_pages: tuple[int, ...],
     cache_dtype: str,
+    heartbeat: U64 | None,
 ) -> Runtime:
     if config.runtime == "reference":
         if config.num_threads is not None:
@@ -158,7 +233,11 @@ def _open_runtime(
                 f"num_threads={config.num_threads}: the reference runtime has no threads; drop it"
             )
         return ReferenceRuntime(
-            bundle, num_pages=num_pages, cache_dtype=cache_dtype, keep_logits=config.keep_logits
+            bundle,
+            num_pages=num_pages,
+            cache_dtype=cache_dtype,
+            keep_logits=config.keep_logits,
+            heartbeat=heartbeat,
         )
     # By name and only now: the reference runtime works where the C++ core was not built.
     native = import_module("argosy.runtime.native")
@@ -169,4 +248,6 @@ def _open_runtime(
         num_threads=config.num_threads or machine.cores,
         keep_logits=config.keep_logits,
     )
+    if heartbeat is not None:
+        runtime.watch(heartbeat)
     return runtime

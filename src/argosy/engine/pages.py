@@ -46,6 +46,11 @@ class PagePool:
         """Pages that `allocate` can give now, idle ones included."""
         return len(self._free) + len(self._idle)
 
+    @property
+    def num_held(self) -> int:
+        """Pages that somebody holds."""
+        return self.num_usable - self.num_available
+
     def num_refs(self, page: int) -> int:
         """How many hold `page`."""
         return self._refs[page]

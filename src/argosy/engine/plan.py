@@ -10,6 +10,7 @@ from argosy.config import EngineConfig
 from argosy.engine.machine import Machine
 from argosy.engine.pages import PagePool
 from argosy.engine.scheduler import SCORE_ROWS
+from argosy.engine.step import MIN_BATCHED_TOKENS
 from argosy.errors import ConfigError, OutOfMemory
 from argosy.model.formats import CACHE_DTYPES
 from argosy.model.program import CacheGroup, Program, page_bytes
@@ -18,9 +19,14 @@ from argosy.types import PAGE_TOKENS
 FIXED_BYTES = 48 * 2**20
 """The interpreter, its modules, the tokenizer, the kernels' code and their threads' stacks."""
 
+MOST_BATCHED_TOKENS = 2048
+"""More in a step make nothing faster; so no more are chosen."""
 
-MIN_BATCHED_TOKENS = 32
-"""Fewer in a step would make prompts slow; so no fewer are advised."""
+HEAD_TILE = 32
+"""Rows whose logits the native runtime has at once, kHeadTile of native/formats.h."""
+
+SAMPLER_BYTES = 12
+"""An id of the vocabulary, a thread: sample_scratch_bytes of native/sampler.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class MemoryPlan:
 
     num_pages: per cache group, the null page included.  num_tokens: what the smallest group of
     paged kind holds.  limit: bytes; source: where it comes from, in words.
+    max_num_batched_tokens: tokens of a step that the workspace is for.
     """
 
     weights: int
@@ -38,6 +45,7 @@ class MemoryPlan:
     source: str
     num_pages: tuple[int, ...]
     num_tokens: int
+    max_num_batched_tokens: int
 
     def __str__(self) -> str:
         parts = (
@@ -66,11 +74,36 @@ def plan_memory(
 
     The limit is the share `gpu_memory_utilization` of the least of machine.memory and
     config.memory. Raises OutOfMemory, naming the number to set, if not even one sequence of
-    max_model_len tokens fits.
+    max_model_len tokens fits. Where the machine's speed will decide how many tokens a step has, the
+    workspace is for the most it may choose, or as much as fits.
     """
+    *larger, least = _steps(config)
+    for rows in larger:
+        try:
+            return _plan_memory(program, _with_rows(config, rows), machine, cache_dtype)
+        except OutOfMemory:
+            continue
+    return _plan_memory(program, _with_rows(config, least), machine, cache_dtype)
+
+
+def _steps(config: EngineConfig) -> list[int]:
+    """Tokens of a step to plan for, most first."""
+    if config.max_num_batched_tokens is not None:
+        return [config.max_num_batched_tokens]
+    most = most_batched_tokens(config.max_num_seqs)
+    return [most >> halvings for halvings in range((most // MIN_BATCHED_TOKENS).bit_length())]
+
+
+def _with_rows(config: EngineConfig, rows: int) -> EngineConfig:
+    return replace(config, max_num_batched_tokens=rows)
+
+
+def _plan_memory(
+    program: Program, config: EngineConfig, machine: Machine, cache_dtype: str
+) -> MemoryPlan:
     limit, source = _limit(config, machine)
     length = max_model_len(program, config)
-    workspace = workspace_bytes(program, config)
+    workspace = workspace_bytes(program, config, machine)
     element = CACHE_DTYPES[cache_dtype]
     sizes = [page_bytes(group, element, PAGE_TOKENS) for group in program.caches]
     budget = limit - program.weight_bytes - workspace
@@ -99,15 +132,31 @@ def plan_memory(
         source=source,
         num_pages=tuple(n + 1 for n in pages),
         num_tokens=min(held, default=min((n * PAGE_TOKENS for n in pages), default=0)),
+        max_num_batched_tokens=batched_tokens(config),
     )
 
 
-def workspace_bytes(program: Program, config: EngineConfig) -> int:
-    """Activations of a step, twice (inputs are converted), its logits, twice (a copy is edited)."""
-    rows = config.max_num_batched_tokens
+def most_batched_tokens(max_num_seqs: int) -> int:
+    """The most a step is given where the machine's speed decides: everybody's token fits, too."""
+    return max(MOST_BATCHED_TOKENS, max_num_seqs + MIN_BATCHED_TOKENS)
+
+
+def batched_tokens(config: EngineConfig) -> int:
+    """Most tokens of a step: as asked, or the most that will be chosen."""
+    return config.max_num_batched_tokens or most_batched_tokens(config.max_num_seqs)
+
+
+def workspace_bytes(program: Program, config: EngineConfig, machine: Machine) -> int:
+    """Activations of a step, twice (inputs are converted), and what its logits need."""
+    rows = batched_tokens(config)
     head_rows = min(rows, config.max_num_seqs) + SCORE_ROWS
-    numbers = rows * sum(program.widths.values()) + head_rows * program.vocab_size
-    return FIXED_BYTES + 2 * 4 * numbers
+    if config.runtime == "reference" or config.keep_logits:
+        logits = 2 * 4 * head_rows  # all of them, and a copy that is edited
+    else:
+        threads = config.num_threads or machine.cores
+        logits = 4 * min(head_rows, HEAD_TILE) + SAMPLER_BYTES * threads
+    activations = 2 * 4 * rows * sum(program.widths.values())
+    return FIXED_BYTES + activations + logits * program.vocab_size
 
 
 def _limit(config: EngineConfig, machine: Machine) -> tuple[int, str]:
@@ -129,7 +178,7 @@ def _one_sequence(groups: Seq[CacheGroup], length: int) -> list[int]:
 
 def _all_sequences(groups: Seq[CacheGroup], length: int, config: EngineConfig) -> list[int]:
     """Pages more than which could not be used: in a window also those of the step under way."""
-    chunk = config.max_num_batched_tokens
+    chunk = batched_tokens(config)
     pages = []
     for group, least in zip(groups, _one_sequence(groups, length), strict=True):
         most = -(-length // PAGE_TOKENS)
@@ -162,14 +211,14 @@ def _too_small(
 ) -> OutOfMemory:
     """The error for too little memory; names what would do, and only what this machine has."""
     remedies = [*_more_memory(config, machine, needed), *others]
-    least = workspace_bytes(program, replace(config, max_num_batched_tokens=MIN_BATCHED_TOKENS))
-    if needed - workspace_bytes(program, config) + least <= limit:
-        rows = bisect_right(
-            range(config.max_num_batched_tokens),
-            limit - needed + workspace_bytes(program, config),
-            lo=1,
-            key=lambda n: workspace_bytes(program, replace(config, max_num_batched_tokens=n)),
-        )
+
+    def workspace(rows: int) -> int:
+        return workspace_bytes(program, _with_rows(config, rows), machine)
+
+    others_need = needed - workspace_bytes(program, config, machine)
+    if others_need + workspace(MIN_BATCHED_TOKENS) <= limit:
+        most = range(batched_tokens(config))
+        rows = bisect_right(most, limit - others_need, lo=1, key=workspace)
         remedies.append(f"set max_num_batched_tokens to at most {rows - 1}")
     advice = ", or ".join(remedies) or "use a smaller model, or one of fewer bits (quantization)"
     return OutOfMemory(

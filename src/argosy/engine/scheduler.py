@@ -24,7 +24,7 @@ from argosy.engine.admission import length_limit, refusal
 from argosy.engine.pages import PagePool
 from argosy.engine.roster import Roster
 from argosy.engine.sequence import Family, Sequence, State
-from argosy.engine.step import Limits, Outcome, Plan, Work
+from argosy.engine.step import MIN_BATCHED_TOKENS, Counters, Limits, Outcome, Plan, Work
 from argosy.engine.tables import Copies, PageTables
 from argosy.types import Abort, Event, FinishReason, Request, TokenLogprobs
 
@@ -61,12 +61,13 @@ class Scheduler:
         self.limits = limits
         self.tables = PageTables(pools, prefix_caching=limits.prefix_caching)
         self.roster = Roster()
-        self.num_preemptions = 0
+        self.counters = Counters()
         self._propose = propose
         self._arrivals = count()
         self._events: list[Event] = []
         self._num_planned = 0
         self._num_committed = 0
+        self._now = 0.0  # of the last admit
 
     @property
     def has_work(self) -> bool:
@@ -77,6 +78,7 @@ class Scheduler:
 
     def admit(self, items: Iterable[Request | Abort], now: float) -> None:
         """Take arrivals and aborts, in order, then end what is past its deadline at `now`."""
+        self._now = now
         for item in items:
             if isinstance(item, Abort):
                 for seq in self.roster.find(item.request_id, item.index):
@@ -95,7 +97,8 @@ class Scheduler:
                 self._refuse(request, index, error)
                 continue
             limit = length_limit(request, self.limits)
-            seq = Sequence(request, family, index=index, key=(rank, arrival, index), limit=limit)
+            key = rank, arrival, index
+            seq = Sequence(request, family, index=index, key=key, limit=limit, arrived=self._now)
             self.roster.enter(seq)
             if reason := seq.finish_reason():  # a replay whose last token was its last
                 self._report(seq, finish_reason=reason)
@@ -123,10 +126,14 @@ class Scheduler:
 
     def _open(self) -> _Step:
         self.tables.open_step()
-        budget = self.limits.max_num_batched_tokens
+        limits = self.limits
         num_decoding = sum(seq.num_remaining == 1 for seq in self.roster.running)
-        reserved = min(num_decoding, budget - 1)  # the best one, too, must be able to go on
-        return _Step(tuple({} for _ in self.tables.pools), budget - reserved, reserved)
+        # The best one, too, must be able to go on.
+        reserved = min(num_decoding, limits.max_num_batched_tokens - 1)
+        budget = limits.max_num_batched_tokens - reserved
+        if limits.step_tokens is not None:
+            budget = min(budget, max(limits.step_tokens - reserved, MIN_BATCHED_TOKENS))
+        return _Step(tuple({} for _ in self.tables.pools), budget, reserved)
 
     def _close(self, step: _Step) -> Plan:
         work = (*step.decodes, *step.prompts)
@@ -171,7 +178,15 @@ class Scheduler:
         self.tables.begin(seq, start)
         if seq.family.num_cached is None:
             seq.family.num_cached = min(start.num_tokens, seq.num_prompt)
+        if seq.queued_s is None:
+            seq.queued_s = self._now - seq.arrived
+            self._count_lookup(seq, start.num_tokens)
         return True
+
+    def _count_lookup(self, seq: Sequence, num_found: int) -> None:
+        if self.limits.prefix_caching and seq.family.reads_cache:
+            self.counters.prefix_queries += len(seq.tokens)
+            self.counters.prefix_hits += num_found
 
     def _schedule(self, seq: Sequence, step: _Step) -> None:
         """Give `seq` its share of the step, as far as budget and pages go."""
@@ -233,7 +248,8 @@ class Scheduler:
         self.tables.release(seq)
         self.roster.withdraw(seq)
         self.roster.wait(seq)
-        self.num_preemptions += 1
+        seq.num_preemptions += 1
+        self.counters.preemptions += 1
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -246,8 +262,10 @@ class Scheduler:
             self._num_committed += 1
             assert plan.number == self._num_committed, "plans are committed in order"
             self.tables.close_step()
+            num_seqs = len(plan.work)
             for work, outcome in zip(plan.work, outcomes, strict=True):
                 if work.seq.state is State.RUNNING:  # else it ended meanwhile
+                    work.seq.batches.append(num_seqs)
                     self._apply(work, outcome)
         events, self._events = self._events, []
         return events
@@ -280,6 +298,9 @@ class Scheduler:
         seq.num_computed = seq.num_scheduled = num_known + num_new - 1
         self.tables.publish(seq)
         if num_new:
+            self.counters.generated_tokens += num_new
+            if num_known == seq.num_prompt:  # not so for a replay, whose prompt was counted before
+                self.counters.prompt_tokens += num_known
             self._report(
                 seq,
                 token_ids=outcome.token_ids[:num_new],
@@ -302,6 +323,10 @@ class Scheduler:
         named = seq.params.stop_token_ids or ()  # by the caller, not the model
         if finish_reason is FinishReason.STOP and seq.tokens[-1] in named:
             stop_reason = seq.tokens[-1]
+        if finish_reason is not None:
+            if seq.state is State.RUNNING:
+                self.tables.release(seq)
+            self.roster.end(seq)
         event = Event(
             request_id=seq.request.request_id,
             index=seq.index,
@@ -312,13 +337,14 @@ class Scheduler:
             finish_reason=finish_reason,
             stop_reason=stop_reason,
             error=error,
+            story=None if finish_reason is None else seq.story(self._now),
         )
         self._events.append(event)
         seq.has_spoken = True
-        if finish_reason is not None:
-            if seq.state is State.RUNNING:
-                self.tables.release(seq)
-            self.roster.end(seq)
+
+    def check(self) -> None:
+        """Assert that every page is in one place, held exactly by those that name it."""
+        self.tables.check(self.roster.running)
 
 
 def _from_reserve(seq: Sequence, step: _Step) -> int:

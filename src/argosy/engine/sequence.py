@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from enum import Enum, auto
 
-from argosy.types import FinishReason, Request, SamplingParams, TokenLogprobs
+from argosy.types import FinishReason, Request, SamplingParams, Story, TokenLogprobs
 
 _MASK64 = 2**64 - 1
 
@@ -80,20 +80,30 @@ class Sequence:
     limit: tokens at which it ends.  tables: page ids, one array per cache group, while it runs.
     page_keys: prefix-cache keys of its full pages as far as computed; num_published: how many of
     them were entered.
+
+    For its story: arrived, in the caller's seconds; queued_s, None until it runs; batches, the
+    sequences in each step it rode in; num_lent, tokens it did not compute since it last began;
+    num_computed_prompt, prompt tokens computed before that.
     """
 
     __slots__ = (
+        "arrived",
+        "batches",
         "family",
         "has_spoken",
         "index",
         "key",
         "limit",
         "num_computed",
+        "num_computed_prompt",
+        "num_lent",
+        "num_preemptions",
         "num_prompt",
         "num_published",
         "num_scheduled",
         "page_keys",
         "params",
+        "queued_s",
         "request",
         "seed",
         "state",
@@ -102,7 +112,14 @@ class Sequence:
     )
 
     def __init__(
-        self, request: Request, family: Family, *, index: int, key: tuple[int, int, int], limit: int
+        self,
+        request: Request,
+        family: Family,
+        *,
+        index: int,
+        key: tuple[int, int, int],
+        limit: int,
+        arrived: float = 0.0,
     ) -> None:
         self.request = request
         self.params: SamplingParams = request.params
@@ -120,6 +137,12 @@ class Sequence:
         self.page_keys: list[bytes] = []
         self.num_published = 0
         self.has_spoken = False
+        self.arrived = arrived
+        self.queued_s: float | None = None
+        self.batches = array("I")
+        self.num_lent = 0
+        self.num_preemptions = 0
+        self.num_computed_prompt = 0
 
     @property
     def num_remaining(self) -> int:
@@ -136,3 +159,16 @@ class Sequence:
         if len(self.tokens) > self.num_prompt and self.tokens[-1] in self.request.stop_token_ids:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.tokens) >= self.limit else None
+
+    def story(self, now: float) -> Story:
+        """Where its time went, told at its end: it holds no pages any more."""
+        batches = self.batches or (0,)
+        return Story(
+            queued_s=now - self.arrived if self.queued_s is None else self.queued_s,
+            num_steps=len(self.batches),
+            num_preemptions=self.num_preemptions,
+            batch_min=min(batches),
+            batch_max=max(batches),
+            batch_sum=sum(batches),
+            num_computed_prompt=self.num_computed_prompt,
+        )

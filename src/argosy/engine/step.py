@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from argosy.types import TokenLogprobs
 
 if TYPE_CHECKING:
     from argosy.engine.sequence import Sequence
+
+
+MIN_BATCHED_TOKENS = 32
+"""Fewer in a step would make prompts slow; so no fewer are advised, or chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +22,15 @@ class Limits:
 
     max_num_seqs: sequences running at once.  max_num_batched_tokens: tokens of one step.
     max_model_len: tokens of prompt and answer.  vocab_size: ids are below it.
+    step_tokens: those a step should have at most, so that it ends in time; more only for a token of
+    each that decodes and MIN_BATCHED_TOKENS of prompts. None: max_num_batched_tokens.
     """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int
     vocab_size: int
+    step_tokens: int | None = None
     by_priority: bool = False
     prefix_caching: bool = True
 
@@ -79,3 +86,31 @@ class Outcome:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+
+
+class Observer(Protocol):
+    """Told of every step that has work, on the engine's thread; what it raises fails the step."""
+
+    def planned(self, plan: Plan) -> None:
+        """`plan` is about to be submitted."""
+        ...
+
+    def ran(self, plan: Plan) -> None:
+        """`plan` came back, or failed, and is about to be committed."""
+        ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a scheduler has done since it was made; only it counts.
+
+    prefix_queries: tokens looked up in the prefix cache when a sequence first runs.
+    prefix_hits: of these, found there or lent by a sibling.  preemptions: of sequences.
+    prompt_tokens: of sequences that drew their first token.  generated_tokens: drawn and kept.
+    """
+
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0

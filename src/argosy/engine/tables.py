@@ -12,7 +12,7 @@ A page that is shared, or known to the prefix cache, is copied before it is writ
 from __future__ import annotations
 
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ class PageTables:
                 if page != NULL_PAGE:
                     pool.share(page)
         seq.tables = start.tables
-        seq.num_computed = seq.num_scheduled = start.num_tokens
+        seq.num_computed = seq.num_scheduled = seq.num_lent = start.num_tokens
         seq.num_published = 0
 
     def num_fitting(self, seq: Sequence, count: int) -> int:
@@ -125,6 +125,7 @@ class PageTables:
             for page in reversed(table):
                 self._give_back(seq, pool, page)
         seq.tables = ()
+        seq.num_computed_prompt += max(0, min(seq.num_computed, seq.num_prompt) - seq.num_lent)
         seq.num_computed = seq.num_scheduled = 0
 
     def open_step(self) -> None:
@@ -144,6 +145,17 @@ class PageTables:
     def kept(self) -> tuple[tuple[PagePool, int], ...]:
         """Pages that only submitted steps still hold."""
         return tuple(entry for step in self._kept for entry in step)
+
+    def check(self, running: Seq[Sequence]) -> None:
+        """Assert that each page is in one place, and held exactly by those that name it."""
+        for g, pool in enumerate(self.pools):
+            pool.check()
+            named = Counter(page for seq in running for page in seq.tables[g])
+            named.update(page for owner, page in self.kept if owner is pool)
+            del named[NULL_PAGE]
+            held = {page: refs for page in range(pool.num_pages) if (refs := pool.num_refs(page))}
+            wrong = sorted(page for page in held | named if held.get(page, 0) != named[page])
+            assert not wrong, f"group {g}: pages {wrong[:10]} have holders that do not name them"
 
     def _give_back(self, seq: Sequence, pool: PagePool, page: int) -> None:
         if page == NULL_PAGE:

@@ -15,6 +15,7 @@ from argosy.bundle.open import Bundle, open_bundle
 from argosy.config import EngineConfig
 from argosy.engine.engine import Engine, choose_cache_dtype, open_engine
 from argosy.engine.machine import Machine
+from argosy.engine.step import Plan
 from argosy.errors import ConfigError, OutOfMemory, RequestError, UnsupportedParameter
 from argosy.types import Batch, Event, FinishReason, Result
 from random_models import write_model
@@ -49,6 +50,9 @@ class Counting:
             top_ids=nothing.astype(np.int32),
             top_logprobs=nothing.astype(np.float32),
         )
+
+    def watch(self, heartbeat: np.ndarray) -> None:
+        pass
 
     def close(self) -> None:
         self.is_closed = True
@@ -139,6 +143,67 @@ def test_closing_closes_the_runtime() -> None:
     assert made.runtime.is_closed  # type: ignore[attr-defined]
 
 
+class Diary:
+    """An observer that writes down what it is told, and what the runtime had done by then."""
+
+    def __init__(self, made: Engine, failing: str = "") -> None:
+        self.told: list[tuple[str, int, int]] = []
+        self._made = made
+        self._failing = failing
+
+    def _tell(self, what: str, plan: Plan) -> None:
+        if what == self._failing:
+            raise OSError("no room to write")
+        self.told.append((what, plan.number, self._made.runtime.num_steps))  # type: ignore[attr-defined]
+
+    def planned(self, plan: Plan) -> None:
+        self._tell("planned", plan)
+
+    def ran(self, plan: Plan) -> None:
+        self._tell("ran", plan)
+
+
+@pytest.mark.parametrize("failing", [(), (2,)], ids=["all goes well", "a step fails"])
+def test_an_observer_is_told_before_and_after_each_step_with_work(
+    failing: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = engine(*failing)
+    diary = made.observer = Diary(made)
+    made.step(0.0)
+    made.add(request(max_tokens=2))
+    with caplog.at_level(logging.CRITICAL):
+        drain(made)
+    made.step(0.0)
+    assert diary.told == [("planned", 1, 0), ("ran", 1, 1), ("planned", 2, 1), ("ran", 2, 2)]
+
+
+@pytest.mark.parametrize("failing", ["planned", "ran"])
+def test_what_an_observer_raises_ends_the_sequences_and_not_the_engine(failing: str) -> None:
+    made = engine()
+    made.observer = Diary(made, failing)
+    made.add(request("a"))
+    with pytest.raises(OSError, match="no room"):
+        made.step(0.0)
+    made.observer = None
+    (event,) = made.step(0.0)
+    assert event.finish_reason is FinishReason.ERROR and not made.has_work
+
+
+def test_pages_are_counted_and_checked() -> None:
+    made = Engine(scheduler(20), Counting())
+    assert (made.pages_held, made.pages_usable) == (0, 20)
+    made.add(request(prompt=range(10), max_tokens=2))
+    made.step(0.0)
+    made.check()
+    assert made.pages_held == 3
+    drain(made)
+    assert made.pages_held == 0, "those that can be found again are not held"
+    assert made.counters.generated_tokens == 2
+    made.scheduler.tables.pools[0].allocate()
+    with pytest.raises(AssertionError):
+        made.check()
+
+
 # -- open_engine, on a real bundle and the plain runtime
 
 MACHINE = Machine(cores=2, memory=2**30, memory_source="available memory")
@@ -188,6 +253,31 @@ def test_limits_come_from_the_configuration(bundle: Bundle) -> None:
     limits = opened(bundle, **options).scheduler.limits
     assert (limits.max_num_seqs, limits.max_model_len, limits.by_priority) == (3, 99, True)
     assert limits.vocab_size == bundle.program.vocab_size
+
+
+def test_the_reference_runtime_is_not_timed(bundle: Bundle) -> None:
+    made = opened(bundle)
+    limits = made.scheduler.limits
+    assert (limits.max_num_batched_tokens, limits.step_tokens, made.tokens_per_s) == (512, 512, 0)
+    limits = opened(bundle, max_num_seqs=600).scheduler.limits
+    assert (limits.max_num_batched_tokens, limits.step_tokens) == (632, 512)
+
+
+def test_the_native_runtime_is_timed_unless_told(bundle: Bundle) -> None:
+    heartbeat = np.zeros(1, np.uint64)
+    made = open_engine(bundle, EngineConfig(), MACHINE, heartbeat=heartbeat)
+    assert heartbeat[0] > len(bundle.program.ops) and made.tokens_per_s > 0
+    limits = made.scheduler.limits
+    assert limits.step_tokens is not None and 32 <= limits.step_tokens <= 2048
+    assert limits.max_num_batched_tokens == max(limits.step_tokens, 256 + 32)
+    made.check()
+    first, cached = answer(made)
+    made.close()
+    made = open_engine(bundle, EngineConfig(max_num_batched_tokens=40), MACHINE)
+    limits = made.scheduler.limits
+    assert (limits.max_num_batched_tokens, limits.step_tokens, made.tokens_per_s) == (40, None, 0)
+    assert answer(made) == (first, cached), "what was written for a trial is read by nobody"
+    made.close()
 
 
 def test_the_cache_follows_the_weights_unless_told(folder: Path, bundle: Bundle) -> None:

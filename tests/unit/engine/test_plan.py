@@ -16,6 +16,7 @@ from argosy.model.program import CacheGroup, Matrix, Program, Segment, page_byte
 from argosy.types import PAGE_TOKENS
 
 MIB = 2**20
+MACHINE = Machine(2, 0, "unknown memory")
 PAGED = CacheGroup(name="paged", layers=(0, 1), num_kv_heads=2, head_dim=64)
 WINDOW = CacheGroup(
     name="window", layers=(2,), num_kv_heads=2, head_dim=64, kind="window", window=100
@@ -56,7 +57,7 @@ def test_with_room_enough_the_pool_is_what_all_sequences_can_use() -> None:
 def test_with_less_the_parts_never_exceed_the_limit(groups: tuple[CacheGroup, ...]) -> None:
     whole = sum(page_bytes(g, 2, PAGE_TOKENS) for g in groups)
     for spare in (300, 500, 900):
-        least = workspace_bytes(program(), EngineConfig(max_num_seqs=4)) + 4 * MIB
+        least = workspace_bytes(program(), EngineConfig(max_num_seqs=4), MACHINE) + 4 * MIB
         made = plan(least + spare * whole, *groups)
         assert made.weights + made.kv + made.workspace <= made.limit
         assert made.kv > 0.9 * spare * whole or made.num_pages == plan(10**12, *groups).num_pages
@@ -81,7 +82,7 @@ def test_the_share_and_the_option_bound_the_machine() -> None:
 def test_the_line_names_all_parts() -> None:
     line = str(plan(2**30, PAGED, memory=2**29, gpu_memory_utilization=0.5))
     assert line == (
-        "memory: weights 4.0 MiB, KV cache 16.0 MiB (16,384 tokens), workspace 48.5 MiB; "
+        "memory: weights 4.0 MiB, KV cache 16.0 MiB (16,384 tokens), workspace 49.1 MiB; "
         "of 256.0 MiB (50% of memory (--memory), 512.0 MiB)"
     )
 
@@ -150,6 +151,39 @@ def test_pages_can_be_set() -> None:
     assert plan(10**9, PAGED, WINDOW, kv_pages=7).num_pages == (8, 8)
     with pytest.raises(OutOfMemory, match="kv_pages=70000000"):
         plan(10**9, PAGED, kv_pages=70_000_000)
+
+
+def test_where_speed_decides_the_workspace_is_for_the_most_that_fits() -> None:
+    assert plan(10**12, PAGED).max_num_batched_tokens == 2048
+    assert plan(10**12, PAGED, max_num_seqs=3000).max_num_batched_tokens == 3032
+    assert plan(10**12, PAGED, max_num_batched_tokens=4096).max_num_batched_tokens == 4096
+
+    def needed(rows: int) -> int:
+        config = EngineConfig(max_num_batched_tokens=rows)
+        one_sequence = 8 * page_bytes(PAGED, 2, PAGE_TOKENS)
+        return workspace_bytes(program(PAGED), config, MACHINE) + 4 * MIB + one_sequence
+
+    for rows in (2048, 512, 32):
+        options = {"max_model_len": 100, "max_num_seqs": 256}
+        assert plan(needed(rows), PAGED, **options).max_num_batched_tokens == rows
+        if rows > 32:
+            made = plan(needed(rows) - 1, PAGED, **options)
+            assert made.max_num_batched_tokens == rows // 2
+            continue
+        with pytest.raises(OutOfMemory, match="max_model_len"):
+            plan(needed(rows) - 1, PAGED, **options)
+
+
+def test_the_native_runtime_has_few_logits_at_once() -> None:
+    whole = program(PAGED)
+    native, kept = (EngineConfig(keep_logits=kept) for kept in (False, True))
+    plain = EngineConfig(runtime="reference")
+    assert workspace_bytes(whole, kept, MACHINE) == workspace_bytes(whole, plain, MACHINE)
+    fewer = workspace_bytes(whole, kept, MACHINE) - workspace_bytes(whole, native, MACHINE)
+    assert fewer == 1000 * (2 * 4 * (256 + 32) - 4 * 32 - 12 * 2)
+    threads = EngineConfig(num_threads=5)
+    more = workspace_bytes(whole, threads, MACHINE) - workspace_bytes(whole, native, MACHINE)
+    assert more == 1000 * 12 * 3
 
 
 def test_the_context_is_at_most_the_models() -> None:

@@ -91,7 +91,7 @@ def test_the_preempted_one_is_scheduled_at_most_once_in_a_plan() -> None:
     step(made, request("low", range(3), priority=1))
     high = request("high", [90] * 80, priority=0, max_tokens=2, prompt_logprobs=0)
     plan, _ = step(made, high)
-    assert made.num_preemptions == 1
+    assert made.counters.preemptions == 1
     assert shares(plan) == [("high", 0, 0, 32), ("low", 0, 0, 3)]
 
 
@@ -115,13 +115,13 @@ def test_the_same_class_is_not_preempted_by_a_child_that_waited() -> None:
     step(made, request("a", n=2), request("b"))
     plan, _ = step(made)
     assert [(name, index) for name, index, *_ in shares(plan)] == [("a", 0), ("b", 0)]
-    assert made.num_preemptions == 0
+    assert made.counters.preemptions == 0
 
 
 def test_the_worst_is_preempted_and_comes_back_first() -> None:
     made = scheduler(8, prefix_caching=False)
     step(made, request("a", range(8), max_tokens=20), request("b", range(8), max_tokens=20))
-    while made.num_preemptions == 0:
+    while made.counters.preemptions == 0:
         step(made, now=1.0)
     assert [seq.request.request_id for seq in made.roster.running] == ["a"]
     made.admit([request("c", range(2))], 1.0)
@@ -138,7 +138,7 @@ def test_a_preempted_sequence_computes_its_answer_again_and_delivers_it_once() -
     while made.has_work:
         for event in step(made, draw=lambda work: next(numbers))[1]:
             delivered[event.request_id] += event.token_ids
-    assert made.num_preemptions > 0
+    assert made.counters.preemptions > 0
     assert all(len(tokens) == 12 == len(set(tokens)) for tokens in delivered.values())
 
 
@@ -155,7 +155,7 @@ def test_nobody_is_preempted_for_its_own_class() -> None:
     step(made, request("first", priority=1))
     plan, _ = step(made, request("second", priority=1))
     assert [name for name, *_ in shares(plan)] == ["first"]
-    assert made.num_preemptions == 0
+    assert made.counters.preemptions == 0
 
 
 # -- what can never run

@@ -13,7 +13,7 @@ from argosy.runtime.native.lower import Weights, lower
 from argosy.types import Batch, Result, RowError
 
 if TYPE_CHECKING:
-    from argosy.types import F32, I32, U8
+    from argosy.types import F32, I32, U8, U64
 
 _STATUS = (None, RowError.NONFINITE, RowError.NO_TOKEN)
 _NOT_SERVED = ("token_is_row", "token_rows", "ancestors", "adapters", "embeddings")
@@ -103,6 +103,10 @@ class NativeRuntime:
                 arrays.logits,
             )
         )
+
+    def watch(self, heartbeat: U64) -> None:
+        """Count heartbeat[0], of (1,) u64, up at every operation of a step and page copied."""
+        self._core.watch(heartbeat)
 
     def close(self) -> None:
         """Give threads, pages and the mapping of the weights back."""

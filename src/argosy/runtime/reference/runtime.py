@@ -25,6 +25,7 @@ from argosy.types import Batch, Result, RowError
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
+U64 = NDArray[np.uint64]
 
 _NOT_SERVED = ("token_is_row", "token_rows", "ancestors", "adapters", "embeddings")
 
@@ -85,17 +86,19 @@ class ReferenceRuntime:
         num_pages: tuple[int, ...],
         cache_dtype: str,
         keep_logits: bool = False,
+        heartbeat: U64 | None = None,
     ) -> None:
         """Read the weights of `bundle` and make the pages.
 
         num_pages: pages of each cache group, the null page included.  cache_dtype: fp32 or bf16.
-        keep_logits: results carry the raw logits.
+        keep_logits: results carry the raw logits.  heartbeat: as in `watch`, from here on.
         """
+        self._heartbeat = np.zeros(1, np.uint64) if heartbeat is None else heartbeat
         self._program = program = bundle.program
-        self._columns = {
-            name: unpack_matrix(matrix, bundle.matrix(name))
-            for name, matrix in program.matrices.items()
-        }
+        self._columns = {}
+        for name, matrix in program.matrices.items():
+            self._columns[name] = unpack_matrix(matrix, bundle.matrix(name))
+            self._beat()
         self._vectors = {
             name: bundle.vector(name).astype(np.float64) + vector.offset
             for name, vector in program.vectors.items()
@@ -107,16 +110,25 @@ class ReferenceRuntime:
         """Execute one step. Raises UnsupportedParameter for a part of `batch` it does not serve."""
         _check_served(batch)
         self._pages.copy(batch.copies)
+        self._beat()
         step = _Step(batch, {}, np.ones(len(batch.tokens), np.bool_))
         with np.errstate(all="ignore"):  # NaN is its sequence's own matter, reported as an error
             for op in self._program.ops:
                 self._execute(op, step)
+                self._beat()
             logits = self._logits(self._program.head(), step)
             result = sample_rows(logits, batch.head)
         errors = result.errors | step.errors()
         return Finished(
             replace(result, errors=errors, logits=logits if self._keep_logits else None)
         )
+
+    def watch(self, heartbeat: U64) -> None:
+        """Count heartbeat[0], of (1,) u64, up at every operation of a step."""
+        self._heartbeat = heartbeat
+
+    def _beat(self) -> None:
+        self._heartbeat[0] += np.uint64(1)
 
     def close(self) -> None:
         """Forget the weights and pages."""
