@@ -16,12 +16,12 @@ from argosy.engine.pages import PagePool
 from argosy.engine.plan import MemoryPlan, max_model_len, plan_memory
 from argosy.engine.scheduler import Scheduler
 from argosy.engine.step import (
-    MIN_BATCHED_TOKENS,
     Counters,
     Limits,
     Observer,
     Outcome,
     Plan,
+    prompt_share,
 )
 from argosy.errors import ConfigError, RequestError, UnsupportedParameter
 from argosy.model.formats import AUTO_DTYPE, Kind, parse_cache_dtype, parse_dtype
@@ -201,7 +201,7 @@ def _step_tokens(
     if config.max_num_batched_tokens is not None:
         return config.max_num_batched_tokens, None
     aim = speed.tokens_per_step if speed else UNMEASURED_TOKENS
-    most = max(aim, config.max_num_seqs + MIN_BATCHED_TOKENS)  # all decode, a prompt gets on
+    most = max(aim, config.max_num_seqs + prompt_share(aim))  # all decode, a prompt gets on
     return min(most, memory.max_num_batched_tokens), aim
 
 

@@ -10,7 +10,7 @@ from argosy.config import EngineConfig
 from argosy.engine.machine import Machine
 from argosy.engine.pages import PagePool
 from argosy.engine.scheduler import SCORE_ROWS
-from argosy.engine.step import MIN_BATCHED_TOKENS
+from argosy.engine.step import MIN_BATCHED_TOKENS, prompt_share
 from argosy.errors import ConfigError, OutOfMemory
 from argosy.model.formats import CACHE_DTYPES
 from argosy.model.program import CacheGroup, Program, page_bytes
@@ -138,7 +138,7 @@ def _plan_memory(
 
 def most_batched_tokens(max_num_seqs: int) -> int:
     """The most a step is given where the machine's speed decides: everybody's token fits, too."""
-    return max(MOST_BATCHED_TOKENS, max_num_seqs + MIN_BATCHED_TOKENS)
+    return max(MOST_BATCHED_TOKENS, max_num_seqs + prompt_share(MOST_BATCHED_TOKENS))
 
 
 def batched_tokens(config: EngineConfig) -> int:

@@ -24,7 +24,7 @@ from argosy.engine.admission import length_limit, refusal
 from argosy.engine.pages import PagePool
 from argosy.engine.roster import Roster
 from argosy.engine.sequence import Family, Sequence, State
-from argosy.engine.step import MIN_BATCHED_TOKENS, Counters, Limits, Outcome, Plan, Work
+from argosy.engine.step import Counters, Limits, Outcome, Plan, Work, prompt_share
 from argosy.engine.tables import Copies, PageTables
 from argosy.types import Abort, Event, FinishReason, Request, TokenLogprobs
 
@@ -132,7 +132,8 @@ class Scheduler:
         reserved = min(num_decoding, limits.max_num_batched_tokens - 1)
         budget = limits.max_num_batched_tokens - reserved
         if limits.step_tokens is not None:
-            budget = min(budget, max(limits.step_tokens - reserved, MIN_BATCHED_TOKENS))
+            aim = limits.step_tokens
+            budget = min(budget, max(aim - reserved, prompt_share(aim)))
         return _Step(tuple({} for _ in self.tables.pools), budget, reserved)
 
     def _close(self, step: _Step) -> Plan:

@@ -16,6 +16,11 @@ MIN_BATCHED_TOKENS = 32
 """Fewer in a step would make prompts slow; so no fewer are advised, or chosen."""
 
 
+def prompt_share(step_tokens: int) -> int:
+    """Prompt tokens a step has room for however many decode, or arrivals would hardly start."""
+    return max(step_tokens // 4, MIN_BATCHED_TOKENS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the scheduler keeps to.
@@ -23,7 +28,7 @@ class Limits:
     max_num_seqs: sequences running at once.  max_num_batched_tokens: tokens of one step.
     max_model_len: tokens of prompt and answer.  vocab_size: ids are below it.
     step_tokens: those a step should have at most, so that it ends in time; more only for a token of
-    each that decodes and MIN_BATCHED_TOKENS of prompts. None: max_num_batched_tokens.
+    each that decodes and `prompt_share` of it. None: max_num_batched_tokens.
     """
 
     max_num_seqs: int

@@ -15,7 +15,7 @@ from argosy.bundle.open import Bundle, open_bundle
 from argosy.config import EngineConfig
 from argosy.engine.engine import Engine, choose_cache_dtype, open_engine
 from argosy.engine.machine import Machine
-from argosy.engine.step import Plan
+from argosy.engine.step import Plan, prompt_share
 from argosy.errors import ConfigError, OutOfMemory, RequestError, UnsupportedParameter
 from argosy.types import Batch, Event, FinishReason, Result
 from random_models import write_model
@@ -260,7 +260,7 @@ def test_the_reference_runtime_is_not_timed(bundle: Bundle) -> None:
     limits = made.scheduler.limits
     assert (limits.max_num_batched_tokens, limits.step_tokens, made.tokens_per_s) == (512, 512, 0)
     limits = opened(bundle, max_num_seqs=600).scheduler.limits
-    assert (limits.max_num_batched_tokens, limits.step_tokens) == (632, 512)
+    assert (limits.max_num_batched_tokens, limits.step_tokens) == (728, 512)
 
 
 def test_the_native_runtime_is_timed_unless_told(bundle: Bundle) -> None:
@@ -269,7 +269,7 @@ def test_the_native_runtime_is_timed_unless_told(bundle: Bundle) -> None:
     assert heartbeat[0] > len(bundle.program.ops) and made.tokens_per_s > 0
     limits = made.scheduler.limits
     assert limits.step_tokens is not None and 32 <= limits.step_tokens <= 2048
-    assert limits.max_num_batched_tokens == max(limits.step_tokens, 256 + 32)
+    assert limits.max_num_batched_tokens == max(limits.step_tokens, 256 + prompt_share(limits.step_tokens))
     made.check()
     first, cached = answer(made)
     made.close()
