@@ -1,9 +1,9 @@
 """What a front and the engine process say to each other, and how it is framed.
 
 A frame is its length in 4 bytes, little-endian, and that many bytes of MessagePack. Requests are
-named by whole numbers, unique in a server: front * 2**40 + count (`Request.request_id` is that number
-in decimal). Every message carries the epoch of the engine it is meant for or comes from; one of
-another epoch is dropped.
+named by whole numbers, unique in a server: front * 2**40 + count (`Request.request_id` is that
+number in decimal). Every message carries the epoch of the engine it is meant for or comes from; one
+of another epoch is dropped.
 
 Tokens travel as flat numbers, three for each sequence that took one; whatever says more than that
 (an end, logprobs, an error) travels as an `Event`. Both kinds keep their order per sequence, since
