@@ -38,7 +38,8 @@ def test_every_public_name_exists() -> None:
 
 
 def test_the_names_people_come_for() -> None:
-    assert {"LLM", "SamplingParams", "Request", "RequestOutput", "Builder"} <= set(argosy.__all__)
+    names = {"LLM", "AsyncLLM", "SamplingParams", "Request", "RequestOutput", "Builder"}
+    assert names <= set(argosy.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

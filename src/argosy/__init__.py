@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from argosy.bundle.trtllm import Builder as Builder
+    from argosy.client.async_llm import AsyncLLM as AsyncLLM
     from argosy.client.llm import LLM as LLM
     from argosy.client.outputs import CompletionOutput as CompletionOutput
     from argosy.client.outputs import Logprob as Logprob
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from argosy.errors import CheckpointError as CheckpointError
     from argosy.errors import ConfigError as ConfigError
     from argosy.errors import ContextLengthExceeded as ContextLengthExceeded
+    from argosy.errors import EngineDead as EngineDead
     from argosy.errors import InvalidPrompt as InvalidPrompt
     from argosy.errors import InvalidSampling as InvalidSampling
     from argosy.errors import ModelError as ModelError
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "argosy.bundle.trtllm": ("Builder",),
+    "argosy.client.async_llm": ("AsyncLLM",),
     "argosy.client.llm": ("LLM",),
     "argosy.client.outputs": ("CompletionOutput", "Logprob", "RequestOutput"),
     "argosy.config": ("EngineConfig",),
@@ -48,6 +51,7 @@ _MODULES = {
         "CheckpointError",
         "ConfigError",
         "ContextLengthExceeded",
+        "EngineDead",
         "InvalidPrompt",
         "InvalidSampling",
         "ModelError",

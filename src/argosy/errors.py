@@ -15,6 +15,7 @@
     │   ├── InvalidSampling             a sampling parameter out of its range
     │   └── UnsupportedParameter        a known parameter with a value that cannot be honoured
     ├── Overloaded                      a queue is full; try again later
+    ├── EngineDead                      the engine process died and did not come back
     └── StepFailed                      a step failed; its sequences ended with an error
 
 A message says what, the value, the limit and the remedy, in that order.
@@ -78,7 +79,18 @@ class UnsupportedParameter(RequestError):
 
 
 class Overloaded(ArgosyError):
-    """A queue is full; try again later."""
+    """A queue is full; try again later.
+
+    retry_after: seconds after which there should be room; None where nobody can tell.
+    """
+
+    def __init__(self, message: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineDead(ArgosyError):
+    """The engine process died and did not come back, or was stopped."""
 
 
 class StepFailed(ArgosyError):

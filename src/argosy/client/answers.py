@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from argosy.client.intake import Accepted
 from argosy.client.outputs import CompletionOutput, Logprob, Logprobs, RequestMetrics, RequestOutput
@@ -13,59 +14,111 @@ from argosy.types import Event, FinishReason, Request, RequestOutputKind, TokenL
 
 
 class Answer:
-    """One sequence's answer as it grows: tokens, text, what stopped it."""
+    """One sequence's answer as it grows: tokens, text, what stopped it.
+
+    It is read by `whole`, or by `news`, which keeps nothing of what it gave but the tokens.
+    """
+
+    __slots__ = (
+        "_cumulative",
+        "_detokenize",
+        "_given",
+        "_logprobs",
+        "_num_held",
+        "_params",
+        "_parts",
+        "_special_stops",
+        "_stop_reason",
+        "_stop_starts",
+        "_stops",
+        "_text",
+        "_tokenizer",
+        "finish_reason",
+        "index",
+        "token_ids",
+    )
 
     def __init__(
-        self, index: int, request: Request, special_stops: Mapping[int, str], tokenizer: Tokenizer
+        self,
+        index: int,
+        request: Request,
+        special_stops: Mapping[int, str],
+        tokenizer: Tokenizer,
     ) -> None:
         params = request.params
         self.index = index
         self.finish_reason: FinishReason | None = None
+        self.token_ids: list[int] = []
         self._params = params
+        self._detokenize = params.detokenize
         self._special_stops = special_stops
         self._tokenizer = tokenizer
         prompt = request.token_ids[: request.num_prompt_tokens]
         self._text = open_detokenizer(tokenizer, prompt, params.skip_special_tokens)
-        self._stops = StopMatcher(params.stop_strings, params.include_stop_str_in_output)
+        self._stops: StopMatcher | None = None
+        self._stop_starts = frozenset(stop[0] for stop in params.stop_strings)
+        self._num_held = 0  # characters of text that may begin a stop string
+        if params.stop_strings:
+            self._stops = StopMatcher(params.stop_strings, params.include_stop_str_in_output)
         self._stop_reason: int | str | None = None
         self._parts: list[str] = []
-        self._token_ids: list[int] = []
         self._logprobs: list[Logprobs] = []
         self._cumulative = 0.0
-        self._given: tuple[int, int, FinishReason | None] = (0, 0, None)
+        self._given = 0  # tokens given out as news
 
     def take(self, event: Event) -> None:
         """Add what a step gave. Tokens after a complete stop string are dropped."""
         stopped = event.finish_reason is FinishReason.STOP
         for place, token_id in enumerate(event.token_ids):
-            self._append(token_id, event.logprobs[place] if event.logprobs else None)
+            if event.logprobs:
+                self._score(event.logprobs[place])
             if stopped and place == len(event.token_ids) - 1:
+                self.token_ids.append(token_id)
                 break
-            if self._params.detokenize and self._show(self._text.push(token_id)):
+            if self.take_token(token_id):
                 return
         if event.finish_reason is not None:
             self._finish(event)
 
+    def take_token(self, token_id: int) -> bool:
+        """Add a token that does not end the answer by itself; whether a stop string does."""
+        self.token_ids.append(token_id)
+        if not self._detokenize:
+            return False
+        text = self._text.push(token_id)
+        if self._num_held or not self._stop_starts.isdisjoint(text):
+            return self._show(text)
+        if text:
+            self._parts.append(text)
+        return False
+
     def whole(self) -> CompletionOutput:
         """All of it so far."""
-        return self._output(0, 0)
+        return self._output("".join(self._parts), self.token_ids[:], self._logprobs[:])
 
     def news(self) -> CompletionOutput | None:
-        """What was not given out by this method before; None where there is nothing."""
-        given = self._given
-        self._given = (len(self._parts), len(self._token_ids), self.finish_reason)
-        return None if given == self._given else self._output(*given[:2])
+        """What was not given out by this method before; None where there is nothing.
 
-    def _append(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
-        self._token_ids.append(token_id)
-        if logprobs is not None:
-            self._cumulative += logprobs.logprob
-            self._logprobs.append(logprob_map(logprobs, self._tokenizer))
+        The end of an answer is told once, with its last news or alone.
+        """
+        tokens = self.token_ids[self._given :]
+        if not (tokens or self._parts or self.finish_reason) or self._given < 0:
+            return None
+        text, logprobs = "".join(self._parts), self._logprobs
+        self._parts, self._logprobs = [], []
+        self._given = -1 if self.finish_reason else self._given + len(tokens)
+        return self._output(text, tokens, logprobs)
+
+    def _score(self, logprobs: TokenLogprobs) -> None:
+        self._cumulative += logprobs.logprob
+        self._logprobs.append(logprob_map(logprobs, self._tokenizer))
 
     def _show(self, text: str) -> bool:
         """Show text as far as no stop string may begin in it; whether one was complete."""
-        armed = len(self._token_ids) > self._params.min_tokens
+        assert self._stops is not None
+        armed = len(self.token_ids) > self._params.min_tokens
         shown, stop = self._stops.push(text, armed)
+        self._num_held += len(text) - len(shown)
         self._put(shown)
         if stop is not None:
             self.finish_reason, self._stop_reason = FinishReason.STOP, stop
@@ -81,9 +134,9 @@ class Answer:
         if event.finish_reason is FinishReason.STOP and event.token_ids:
             last = event.token_ids[-1]
             reason = self._special_stops.get(last, reason)
-            if include and self._params.detokenize and last not in self._special_stops:
+            if include and self._detokenize and last not in self._special_stops:
                 self._put_rest(self._text.push(last))
-        if self._params.detokenize:
+        if self._detokenize:
             self._put_rest(self._text.finish())
         if include and isinstance(reason, str) and event.finish_reason is FinishReason.STOP:
             self._put(reason)
@@ -92,65 +145,130 @@ class Answer:
         self.finish_reason = event.finish_reason
 
     def _put_rest(self, text: str) -> None:
-        self._put(self._stops.finish() + text)
+        held = "" if self._stops is None else self._stops.finish()
+        self._put(held + text)
 
-    def _output(self, part: int, token: int) -> CompletionOutput:
+    def _output(
+        self, text: str, token_ids: list[int], logprobs: list[Logprobs]
+    ) -> CompletionOutput:
         wanted = self._params.logprobs is not None
         return CompletionOutput(
-            index=self.index,
-            text="".join(self._parts[part:]),
-            token_ids=self._token_ids[token:],
-            cumulative_logprob=self._cumulative if wanted else None,
-            logprobs=self._logprobs[token:] if wanted else None,
-            finish_reason=None if self.finish_reason is None else str(self.finish_reason),
-            stop_reason=self._stop_reason,
+            self.index,
+            text,
+            token_ids,
+            self._cumulative if wanted else None,
+            logprobs if wanted else None,
+            None if self.finish_reason is None else self.finish_reason.value,
+            self._stop_reason,
         )
 
 
 class Answers:
-    """All answers of one request, and when its events came."""
+    """All answers of one request, and when its events came.
 
-    def __init__(self, accepted: Accepted, tokenizer: Tokenizer, arrival_time: float) -> None:
+    name: what its outputs are named; by default the request's own id.
+    finished: whether every answer is.
+    num_cached_tokens: prompt tokens the first engine found in its prefix cache.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_answers",
+        "_metrics",
+        "_name",
+        "_num_running",
+        "_prompt_given",
+        "_prompt_logprobs",
+        "_prompt_token_ids",
+        "_tokenizer",
+        "finished",
+        "num_cached_tokens",
+        "request",
+    )
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        tokenizer: Tokenizer,
+        arrival_time: float,
+        *,
+        name: str | None = None,
+    ) -> None:
         request = accepted.request
         self.request = request
-        self._prompt = accepted.prompt
+        self.finished = False
+        self.num_cached_tokens = 0
+        self._accepted = accepted
+        self._name = request.request_id if name is None else name
         self._prompt_token_ids = list(request.token_ids[: request.num_prompt_tokens])
         self._tokenizer = tokenizer
         self._answers = {
             index: Answer(index, request, accepted.special_stops, tokenizer)
             for index in range(request.index, request.index + request.params.n)
         }
+        self._num_running = len(self._answers)
         self._prompt_logprobs: list[Logprobs | None] | None = None
         self._prompt_given = False
-        self._num_cached_tokens = 0
-        self._arrival_time = arrival_time
-        self._first_token_time: float | None = None
-        self._finished_time: float | None = None
+        self._metrics = RequestMetrics(arrival_time)
 
-    @property
-    def finished(self) -> bool:
-        """Whether every answer is."""
-        return all(a.finish_reason is not None for a in self._answers.values())
+    def is_running(self, index: int) -> bool:
+        """Whether this answer has not ended."""
+        answer = self._answers.get(index)
+        return answer is not None and answer.finish_reason is None
+
+    def running(self) -> list[int]:
+        """The answers that have not ended, by index."""
+        return [a.index for a in self._answers.values() if a.finish_reason is None]
+
+    def indexes(self) -> list[int]:
+        """All answers, by index."""
+        return list(self._answers)
+
+    def token_ids(self, index: int) -> list[int]:
+        """The tokens of one answer so far."""
+        return self._answers[index].token_ids
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why each answer ended, in order; "" where it has not."""
+        return tuple(
+            a.finish_reason.value if a.finish_reason else "" for a in self._answers.values()
+        )
 
     def take(self, event: Event, now: float) -> bool:
         """Add what a step gave; whether a stop string ended a sequence the engine still runs."""
         answer = self._answers[event.index]
         if answer.finish_reason is not None:  # the engine's word on a sequence aborted here
             return False
-        if event.token_ids and self._first_token_time is None:
-            self._first_token_time = now
-        if event.index == self.request.index:
-            self._take_prompt(event)
+        if event.token_ids:
+            if self._metrics.first_token_time is None:
+                self._metrics = replace(self._metrics, first_token_time=now)
+            if event.index == self.request.index and not answer.token_ids:
+                self._take_prompt(event)
         answer.take(event)
-        if self.finished:
-            self._finished_time = now
-        return answer.finish_reason is not None and event.finish_reason is None
+        if answer.finish_reason is None:
+            return False
+        self._count_end(now)
+        return event.finish_reason is None
+
+    def take_token(self, index: int, token_id: int, now: float) -> bool:
+        """`take` for a token of a running answer of which there is nothing more to say."""
+        if self._metrics.first_token_time is None:
+            self._metrics = replace(self._metrics, first_token_time=now)
+        if not self._answers[index].take_token(token_id):
+            return False
+        self._count_end(now)
+        return True
+
+    def _count_end(self, now: float) -> None:
+        self._num_running -= 1
+        if not self._num_running:
+            self.finished = True
+            self._metrics = replace(self._metrics, finished_time=now)
 
     def _take_prompt(self, event: Event) -> None:
-        """What the first child's events say of the prompt, which all share."""
-        self._num_cached_tokens = max(self._num_cached_tokens, event.num_cached_tokens)
-        wanted = self.request.params.prompt_logprobs is not None
-        if wanted and event.token_ids and self._prompt_logprobs is None:
+        """What the first child's first event says of the prompt, which all share."""
+        self.num_cached_tokens = event.num_cached_tokens
+        if self.request.params.prompt_logprobs is not None:
             maps = [logprob_map(place, self._tokenizer) for place in event.prompt_logprobs]
             self._prompt_logprobs = [None, *maps]
 
@@ -174,16 +292,15 @@ class Answers:
     def _output(
         self, outputs: list[CompletionOutput], prompt_logprobs: list[Logprobs | None] | None
     ) -> RequestOutput:
-        request = self.request
         return RequestOutput(
-            request_id=request.request_id,
-            prompt=self._prompt,
+            request_id=self._name,
+            prompt=self._accepted.prompt,
             prompt_token_ids=self._prompt_token_ids,
             prompt_logprobs=prompt_logprobs,
             outputs=outputs,
             finished=self.finished,
-            metrics=RequestMetrics(self._arrival_time, self._first_token_time, self._finished_time),
-            num_cached_tokens=self._num_cached_tokens,
+            metrics=self._metrics,
+            num_cached_tokens=self.num_cached_tokens,
         )
 
 

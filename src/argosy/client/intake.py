@@ -54,6 +54,7 @@ class Intake:
     template: the model's chat template, or None.  vocab_size: ids of the model.
     eos_token_ids: ids that end an answer unless ignore_eos.
     seed: makes the seeds of requests that give none repeatable.
+    first_number: where its request ids begin; those of front f lie from f << wire.FRONT_SHIFT on.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Intake:
         max_model_len: int,
         eos_token_ids: Iterable[int] = (),
         seed: int | None = None,
+        first_number: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -73,7 +75,7 @@ class Intake:
         self._compiled: ChatTemplate | None = None  # the one used last
         self._eos_token_ids = frozenset(eos_token_ids)
         self._seeds = random.SystemRandom() if seed is None else random.Random(seed)
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(first_number)
 
     @property
     def has_template(self) -> bool:
@@ -87,8 +89,12 @@ class Intake:
         *,
         priority: int = 0,
         add_special_tokens: bool = True,
+        deadline: float | None = None,
     ) -> Accepted:
-        """A request for `prompt`. Raises RequestError for what cannot be served."""
+        """A request for `prompt`. Raises RequestError for what cannot be served.
+
+        deadline: seconds of the client's clock (time.monotonic) after which it is ended.
+        """
         rank = whole(priority)
         if rank is None:
             raise InvalidSampling(f"priority={priority!r} must be a whole number")
@@ -107,6 +113,7 @@ class Intake:
             stop_token_ids=eos | set(params.stop_token_ids or ()) | set(specials),
             bad_words=bad_word_ids(self.tokenizer, params.bad_words or ()),
             priority=rank,
+            deadline=deadline,
             cache_salt=salt,
         )
         return Accepted(request, text, specials)

@@ -49,7 +49,8 @@ class _Lines(logging.Handler):
             print(self.format(record), file=sys.stderr)
 
 
-def _show_log() -> None:
+def show_log() -> None:
+    """Make what Argosy says of itself seen, unless the program has set up a log."""
     log = logging.getLogger("argosy")
     if log.handlers or logging.getLogger().handlers:
         return
@@ -73,13 +74,13 @@ class LLM:
         self, model: str | os.PathLike[str] | None = None, **options: Unpack[LLMOptions]
     ) -> None:
         self._client: LocalClient | None = None
-        _show_log()
+        show_log()
         config = engine_config(model, options)
         with build_bar() as progress:
             self._client = open_client(
                 config,
-                chat_template=_template(options.get("chat_template")),
-                cache_dir=options.get("cache_dir") or os.environ.get("ARGOSY_CACHE") or None,
+                chat_template=given_template(options.get("chat_template")),
+                cache_dir=chosen_cache(options),
                 progress=progress,
                 given=[name for name, value in options.items() if value is not None],
             )
@@ -106,7 +107,7 @@ class LLM:
         An answer that the engine could not finish has finish_reason "error" and says why in
         stop_reason. Raises RequestError for a prompt or parameter that cannot be served.
         """
-        _refuse_lora(lora_request)
+        refuse_lora(lora_request)
         accepted = self._accept(_as_list(prompts), sampling_params, priority)
         return self._run(accepted, use_tqdm)
 
@@ -129,8 +130,8 @@ class LLM:
         chat_template: Jinja text or a file, in place of the model's.
         tools and chat_template_kwargs are handed to it. As `generate` otherwise.
         """
-        _refuse_lora(lora_request)
-        template = _template(chat_template)
+        refuse_lora(lora_request)
+        template = given_template(chat_template)
         conversations, prompts = _conversations(messages), []
         for place, conversation in enumerate(conversations):
             with _named(f"conversation {place}", len(conversations)):
@@ -236,7 +237,13 @@ class LLM:
             return self.client.run(final, advance)
 
 
-def _refuse_lora(lora_request: object) -> None:
+def chosen_cache(options: LLMOptions) -> str | Path | None:
+    """Where bundles are built: as asked for, or ARGOSY_CACHE; None is the default place."""
+    return options.get("cache_dir") or os.environ.get("ARGOSY_CACHE") or None
+
+
+def refuse_lora(lora_request: object) -> None:
+    """Raise UnsupportedParameter for an adapter."""
     if lora_request is not None:
         raise UnsupportedParameter(
             "lora_request is not served: adapters are not built yet; leave it out"
@@ -254,7 +261,8 @@ def _named(place: str, count: int) -> Iterator[None]:
         raise type(exc)(f"{place}: {exc}") from exc
 
 
-def _template(given: str | Path | None) -> str | None:
+def given_template(given: str | Path | None) -> str | None:
+    """A chat template given as an argument, as Jinja text. Raises TemplateError."""
     return None if given is None else read_template(given)
 
 

@@ -216,3 +216,15 @@ def test_templates_as_text_or_file(tmp_path: Path) -> None:
         read_template("{% for %}")
     with pytest.raises(TemplateError, match="must be Jinja text or a file, not int"):
         read_template(5)  # type: ignore[arg-type]
+
+
+def test_request_numbers_begin_where_the_front_begins() -> None:
+    intake = Intake(byte_level(), vocab_size=100, max_model_len=99, first_number=3 << 40)
+    names = [intake.accept([1], SamplingParams()).request.request_id for _ in range(2)]
+    assert names == [str(3 << 40), str((3 << 40) + 1)]
+
+
+def test_a_deadline_is_the_requests_own() -> None:
+    intake = Intake(byte_level(), vocab_size=100, max_model_len=99)
+    assert intake.accept([1], SamplingParams(), deadline=7.5).request.deadline == 7.5
+    assert intake.accept([1], SamplingParams()).request.deadline is None
