@@ -19,7 +19,7 @@ from argosy.types import RequestOutputKind, SamplingParams
 
 HELP = """Sends random prompts, so nothing is found in the prefix cache, and lets every answer run
 to its full length. Batch size 1 measures latency, larger ones throughput. Each row is the median of
---repeat runs after a warm-up."""
+--repeat runs after a warm-up. A server is measured by `argosy bench serve`."""
 
 EXAMPLES = """\b
 Examples:

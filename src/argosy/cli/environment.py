@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -26,24 +26,33 @@ class Environment:
 
     cache: folder of built bundles (ARGOSY_CACHE).  log_level: one of LEVELS (ARGOSY_LOG).
     colour: whether colour is welcome on a terminal (NO_COLOR unset or empty, TERM not "dumb").
+    api_key: a server's, where none is given (ARGOSY_API_KEY, or else VLLM_API_KEY).
     """
 
     cache: Path
     log_level: str
     colour: bool
+    api_key: str | None = field(default=None, repr=False)
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """The settings of this process, or of `variables`. Raises ConfigError for an unknown level."""
+    """The settings of this process, or of `variables`.
+
+    Raises ConfigError for an unknown level, or several keys where there can be one.
+    """
     values = os.environ if variables is None else variables
     level = values.get("ARGOSY_LOG", "info").lower()
     if level not in LEVELS:
         raise ConfigError(f"ARGOSY_LOG={level!r} is unknown; choose one of {', '.join(LEVELS)}")
     cache = values.get("ARGOSY_CACHE")
+    key = values.get("ARGOSY_API_KEY") or values.get("VLLM_API_KEY") or None
+    if key is not None and "," in key:
+        raise ConfigError("an API key in the environment has a comma; give several by --api-key")
     return Environment(
         cache=Path(cache).expanduser() if cache else Path.home() / ".cache" / "argosy",
         log_level=level,
         colour=not values.get("NO_COLOR") and values.get("TERM") != "dumb",
+        api_key=key,
     )
 
 

@@ -24,18 +24,23 @@ from argosy.errors import ArgosyError
 VERBS = {
     "chat": "Talk to a model in the terminal, or through a pipe.",
     "generate": "Answer one prompt and stop.",
+    "serve": "Serve a model over HTTP, with OpenAI's API.",
     "build": "Turn a checkpoint into a bundle: packed, quantized, checked.",
     "show": "Describe a model: shapes, bytes, memory per token, its program.",
     "verify": "Check every byte of a bundle against its sums.",
     "bench": "Measure the engine on this machine.",
+    "bench serve": "Measure a server: any with OpenAI's API.",
 }
+"""A verb of two words is a verb of its own: `bench serve` is no model of `bench`."""
 
 
 def load_verb(name: str) -> TyperCommand:
     """The command of one verb, importing its module."""
-    module = import_module(f"argosy.cli.{name}")
+    module = import_module(f"argosy.cli.{name.replace(' ', '_')}")
+    kind = getattr(module, "VERB", TyperCommand)
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app.command(name, help=f"{VERBS[name]}\n\n{module.HELP}", epilog=module.EXAMPLES)(module.run)
+    text = f"{VERBS[name]}\n\n{module.HELP}"
+    app.command(name, cls=kind, help=text, epilog=module.EXAMPLES)(module.run)
     command = get_command(app)
     assert isinstance(command, TyperCommand)
     return command
@@ -49,7 +54,9 @@ class Verbs(TyperGroup):
         super().__init__(**attrs | {"commands": stubs})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The verb named first in `args`, whole."""
+        """The verb named first in `args`, by two words where there is such a one, whole."""
+        if " ".join(args[:2]) in VERBS:
+            args = [" ".join(args[:2]), *args[2:]]
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_verb(name) if name in VERBS else command, rest
 

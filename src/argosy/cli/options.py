@@ -30,6 +30,8 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         "--quantize",
+        "--quantization",
+        "-q",
         metavar="FORMAT",
         help="Weight format: w4, w8, w4g64z (group, zero points), bf16.",
     ),
@@ -94,7 +96,7 @@ class EngineFlags:
             parser=parse_count,
             metavar="N",
             help="Tokens computed in one step.",
-            show_default=str(EngineConfig.max_num_batched_tokens),
+            show_default="measured at start",
         ),
     ] = None
     kv_cache_dtype: Annotated[
@@ -109,7 +111,12 @@ class EngineFlags:
     ] = EngineConfig.gpu_memory_utilization
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Threads; default: what affinity and cgroup allow."),
+        typer.Option(
+            "--threads",
+            "--num-threads",
+            metavar="N",
+            help="Threads; default: what affinity and cgroup allow.",
+        ),
     ] = None
     runtime: Annotated[
         str,

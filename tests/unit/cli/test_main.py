@@ -45,6 +45,12 @@ def test_version_is_quick_and_lean() -> None:
     assert not [m for m in ("numpy", "tokenizers", "jinja2", "rich") if f"'{m}'" in done.stdout]
 
 
+def test_a_verb_of_two_words_is_not_an_argument_of_the_first() -> None:
+    assert "bench serve [OPTIONS] [URL]" in run("bench", "serve", "--help").output
+    assert "bench [OPTIONS] [MODEL]" in run("bench", "--help").output
+    assert "argosy bench serve" in run("bench", "--help").output
+
+
 def test_an_unknown_verb_is_wrong_usage_and_a_near_one_is_named() -> None:
     done = run("chta")
     assert done.exit_code == 2
@@ -84,6 +90,15 @@ def test_environment_given() -> None:
     found = read_environment(variables)
     assert (found.cache, found.log_level, found.colour) == (Path("/x"), "debug", False)
     assert not read_environment({"TERM": "dumb"}).colour
+
+
+def test_a_servers_key_in_the_environment() -> None:
+    both = {"ARGOSY_API_KEY": "ours", "VLLM_API_KEY": "theirs"}
+    assert read_environment(both).api_key == "ours" and "ours" not in repr(read_environment(both))
+    assert read_environment({"ARGOSY_API_KEY": "", "VLLM_API_KEY": "theirs"}).api_key == "theirs"
+    assert read_environment({}).api_key is None
+    with pytest.raises(ConfigError, match="comma"):
+        read_environment({"ARGOSY_API_KEY": "a,b"})
 
 
 def test_an_unknown_log_level_is_refused_by_name() -> None:

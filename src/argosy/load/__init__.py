@@ -1,0 +1,1 @@
+"""Load for a server of the OpenAI API, ours or another: sent over HTTP, timed token by token."""
