@@ -1,4 +1,4 @@
-# make run | test | oracle | bench | bench-peers | mutants | lint | docs | clean
+# make run | test | oracle | faults | fuzz | bench | bench-peers | mutants | lint | docs | clean
 #
 # Everything is installed into .venv (the oracle's torch into .oracle), never into the system.
 # ARGOSY_PYTHON=python3.12 make run     chooses the interpreter
@@ -6,7 +6,7 @@
 # make test PYTEST_ARGS="-k scheduler"  arguments of pytest
 
 .DELETE_ON_ERROR:
-.PHONY: run test oracle bench bench-peers mutants lint docs clean
+.PHONY: run test oracle faults fuzz bench bench-peers mutants lint docs clean
 
 BIN := .venv/bin
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f ! -path '*/__pycache__/*')
@@ -23,6 +23,14 @@ test: .venv/.test
 
 oracle: .oracle/.installed
 	.oracle/bin/python -m pytest -m oracle $(PYTEST_ARGS)
+
+# ARGOSY_KILLS=n: times the engine is killed; 50 by default.
+faults: .venv/.test
+	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
+
+# ARGOSY_FUZZ_REQUESTS=n: malformed requests of each kind; 20,000 by default.
+fuzz: .venv/.fuzz
+	$(BIN)/python -m pytest -m fuzz -s $(PYTEST_ARGS)
 
 bench: .venv/.installed
 	@$(BIN)/argosy bench $(ARGS)
@@ -68,6 +76,10 @@ build/.wheel: .venv/.tools $(SOURCES)
 
 .venv/.test: .venv/.installed
 	@$(BIN)/python -m pip install --quiet "$(WHEEL)[test]"
+	@touch $@
+
+.venv/.fuzz: .venv/.test
+	@$(BIN)/python -m pip install --quiet "$(WHEEL)[fuzz]"
 	@touch $@
 
 .venv/.lint: .venv/.installed

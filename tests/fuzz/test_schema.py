@@ -1,0 +1,48 @@
+"""Requests made from the OpenAPI document, sound and not, by schemathesis."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving import start_server
+
+pytestmark = pytest.mark.fuzz
+EXAMPLES = int(os.environ.get("ARGOSY_FUZZ_REQUESTS", "20000")) // 20
+"""Per operation and phase; there are about ten operations and two phases."""
+
+# What a schema cannot say is refused too, so a sound body may well get a 400.
+UNSAID = "positive_data_acceptance"
+
+
+def run(server_url: str) -> None:
+    """A volley of schemathesis; its findings are the failure's text."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{server_url}/openapi.json"),
+            *("--phases", "coverage,fuzzing", "--mode", "all", "--workers", "4"),
+            *("--exclude-checks", UNSAID, "--max-examples", str(EXAMPLES)),
+            *("--request-timeout", "60", "--suppress-health-check", "all", "--no-color"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    print(done.stdout[-600:])
+
+
+def test_schema(tmp_path: Path) -> None:
+    """No 5xx, no hang, no answer that the document does not name; memory stays where it was."""
+    with start_server(tmp_path) as server:
+        run(server.url)
+        before = server.resident_bytes()
+        run(server.url)
+        after = server.resident_bytes()
+        print(f"resident {before >> 20} -> {after >> 20} MiB")
+        assert after <= 1.05 * before
+        assert server.check() == "ok"
