@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from argosy.cli.config_file import read_config_file
+from argosy.cli.environment import read_environment
 from argosy.cli.main import VERBS, load_verb
+from argosy.client.stories import Explanation
+from argosy.config import ServerConfig
+from argosy.serve import series
+from argosy.serve.auth import OPEN_PATHS
+from argosy.serve.errors import TYPES
+from argosy.serve.probes import Engine, Health
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -69,9 +81,12 @@ def unknown_command(words: list[str]) -> str | None:
         return next((w for w in words[1:] if "=" not in w and w not in targets), None)
     if len(words) == 1 or words[1] in ("--version", "--help"):
         return None
-    if words[1] not in VERBS:
-        return words[1]
-    known = {o for p in load_verb(words[1]).params for o in [*p.opts, *p.secondary_opts]}
+    verb = " ".join(words[1:3])
+    if verb not in VERBS:
+        verb = words[1]
+    if verb not in VERBS:
+        return verb
+    known = {o for p in load_verb(verb).params for o in [*p.opts, *p.secondary_opts]}
     known |= {"--help"}
     flags = [w.partition("=")[0] for w in words[2:] if w.startswith("-") and w != "-"]
     return next((flag for flag in flags if flag not in known), None)
@@ -90,6 +105,64 @@ def test_page(page: Path) -> None:
 def test_the_generated_reference_is_fresh() -> None:
     generator = runpy.run_path(str(ROOT / "docs" / "generate.py"))
     assert not generator["stale_pages"]()
+
+
+def yaml_blocks(page: str) -> list[str]:
+    return re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_servers_file_is_one_it_takes(tmp_path: Path) -> None:
+    [block] = yaml_blocks("docs/howto/serve.md")
+    (tmp_path / "serve.yaml").write_text(block)
+    settings = read_config_file(tmp_path / "serve.yaml", load_verb("serve"))
+    assert settings["served_model_name"] == ["llama", "gpt-4o-mini"]
+    assert settings["max_model_len"] == "32k"
+
+
+def test_the_manifest_is_true() -> None:
+    [block] = yaml_blocks("docs/howto/deploy-on-kubernetes.md")
+    deployment, service = yaml.safe_load_all(block)
+    pod = deployment["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert unknown_command(["argosy", "serve", *container["args"]]) is None
+    [shutdown] = [a.partition("=")[2] for a in container["args"] if "shutdown-timeout" in a]
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] >= int(command[-1]) + int(shutdown) + 5
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert container["ports"][0]["containerPort"] == ServerConfig.port
+    assert read_environment({container["env"][0]["name"]: "key"}).api_key == "key"
+    assert service["spec"]["selector"] == pod_labels(deployment)
+
+
+def pod_labels(deployment: dict[str, Any]) -> dict[str, str]:
+    labels: dict[str, str] = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    return labels
+
+
+def test_the_metrics_people_are_told_to_ask_for_exist() -> None:
+    known = {s.name + ("_total" if s.kind == "counter" else "") for s in series.SERIES}
+    known |= {"http_requests_total"} | {h.name for h in series.HISTOGRAMS}
+    text = (ROOT / "docs/howto/read-the-metrics.md").read_text()
+    text += (ROOT / "docs/howto/deploy-on-kubernetes.md").read_text()
+    named = set(re.findall(r"\b(?:vllm:|argosy_|http_|gpu_|request_queue)\w+", text))
+    assert len(named) > 12
+    assert {re.sub(r"_bucket$", "", name) for name in named} <= known
+
+
+def test_every_status_and_path_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/http.md").read_text()
+    assert not [path for path in OPEN_PATHS if f"{path}`" not in text]
+    told = {int(row) for row in re.findall(r"^\| (\d{3}) \|", text, re.MULTILINE)}
+    assert told == set(TYPES) - {403, 415, 499}
+    assert all(f"`{TYPES[status]}`" in text for status in told)
+    blocks = [json.loads(b) for b in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert [list(block) for block in blocks] == [
+        list(Health.__struct_fields__),
+        [field.name for field in fields(Explanation)],
+    ]
+    assert list(blocks[0]["engine"]) == list(Engine.__struct_fields__)
 
 
 def test_the_readme_says_how_to_run_and_test() -> None:
@@ -119,3 +192,5 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert unknown_command(["make", "lunch"]) == "lunch"
     assert unknown_command(["argosy", "chat", "--no-such-flag"]) == "--no-such-flag"
     assert unknown_command(["argosy", "fly"]) == "fly"
+    assert unknown_command(["argosy", "bench", "serve", "URL", "--users", "3"]) is None
+    assert unknown_command(["argosy", "bench", "serve", "--repeat", "3"]) == "--repeat"
