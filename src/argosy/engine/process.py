@@ -106,8 +106,20 @@ def _start(spec: EngineSpec) -> Loop:
     greeting = frame(Hello(spec.epoch, _facts(engine, config, spec)))
     connections = Connections(socket.socket(fileno=spec.listener), greeting)
     loop = Loop(engine, board, connections, quarantine, spec.epoch)
+    print(_account(engine, spec), file=sys.stderr, flush=True)
     gc.freeze()  # what is there now stays; a collection need not look at it
     return loop
+
+
+def _account(engine: Engine, spec: EngineSpec) -> str:
+    """One line for the log: how memory was divided, and how long a step may be."""
+    limits, isa = engine.scheduler.limits, getattr(engine.runtime, "isa", "")
+    tokens = limits.step_tokens or limits.max_num_batched_tokens
+    measured = f" ({engine.tokens_per_s:.0f} tokens/s measured)" if engine.tokens_per_s else ""
+    return (
+        f"engine {spec.epoch}: {engine.memory}; {engine.runtime.name} {isa}, "
+        f"{limits.max_num_seqs} seats, steps of {tokens} tokens{measured}"
+    )
 
 
 def recall(board: Board) -> Quarantine:

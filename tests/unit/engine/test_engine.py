@@ -268,8 +268,9 @@ def test_the_native_runtime_is_timed_unless_told(bundle: Bundle) -> None:
     made = open_engine(bundle, EngineConfig(), MACHINE, heartbeat=heartbeat)
     assert heartbeat[0] > len(bundle.program.ops) and made.tokens_per_s > 0
     limits = made.scheduler.limits
-    assert limits.step_tokens is not None and 32 <= limits.step_tokens <= 2048
-    assert limits.max_num_batched_tokens == max(limits.step_tokens, 256 + prompt_share(limits.step_tokens))
+    aim = limits.step_tokens
+    assert aim is not None and 32 <= aim <= 2048
+    assert limits.max_num_batched_tokens == max(aim, 256 + prompt_share(aim))
     made.check()
     first, cached = answer(made)
     made.close()

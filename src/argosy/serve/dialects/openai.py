@@ -105,7 +105,7 @@ class OpenAI:
             call = await self._sized(
                 body, lambda: make_call(request, served, terms, exchange.request_id)
             )
-            slot.charge(tokens=call.num_prompt_tokens, requests=len(call.accepted))
+            slot.charge(tokens=call.num_prompt_tokens, requests=call.num_answers)
             with _submitted(call) as streams, exchange.until_gone(lambda: _close(streams)):
                 if call.stream:
                     await _tell(exchange, call, streams, chunks(call))

@@ -80,6 +80,11 @@ class Call:
         """Of all prompts together."""
         return sum(one.request.num_prompt_tokens for one in self.accepted)
 
+    @property
+    def num_answers(self) -> int:
+        """Sequences the engine will run for it."""
+        return sum(one.request.params.n for one in self.accepted)
+
 
 def chat_call(request: ChatRequest, served: Served, terms: Terms, request_id: str) -> Call:
     """A conversation as a call. Raises Refusal."""

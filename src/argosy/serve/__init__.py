@@ -1,0 +1,1 @@
+"""HTTP: the gate, the dialects, and what an operator looks at."""
