@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from argosy.engine.process import open_served
-
 from argosy.config import EngineConfig
 from argosy.engine.engine import Engine
+from argosy.engine.process import open_served
 from argosy.types import Batch, Pending, Runtime
 
 POISON = 4000
