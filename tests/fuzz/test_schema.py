@@ -12,7 +12,7 @@ import pytest
 from serving import start_server
 
 pytestmark = pytest.mark.fuzz
-EXAMPLES = int(os.environ.get("ARGOSY_FUZZ_REQUESTS", "20000")) // 8
+EXAMPLES = int(os.environ.get("ARGOSY_FUZZ_REQUESTS", "20000")) // 12
 """Per operation; there are six, each run twice here, and what the coverage phase adds."""
 
 # Not whether a body fits the schema: what a schema cannot say is refused too, or accepted.
