@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import resource
 import socket
 import statistics
@@ -71,7 +70,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--prompt", type=int, default=16, help="tokens of each prompt")
     parser.add_argument("--fronts", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--log", type=Path, default=Path("clients.log"), help="the server's")
     parser.add_argument("--results", type=Path, help="a row is appended to this file")
     return parser.parse_args()
@@ -81,7 +79,7 @@ def command(args: argparse.Namespace) -> Command:
     seats = max(args.clients, 256)
     argv = [
         *(sys.executable, "-m", "argosy", "serve", "--port", "{port}"),
-        *("--max-num-seqs", str(seats), "--threads", str(args.threads)),
+        *("--max-num-seqs", str(seats)),
         *("--max-model-len", "2048", "--no-enable-log-requests"),
         *("--api-server-count", str(args.fronts)),
     ]

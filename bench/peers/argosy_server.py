@@ -8,6 +8,7 @@ random ids, `users` at once, and says {"tokens_per_s"}.
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
@@ -25,10 +26,12 @@ PRECISION = {"embedded": "w8", "0.5b": "w4, head w8"}
 
 
 def command(settings: Settings, bundle: Path) -> Command:
-    """`argosy serve`."""
+    """`argosy serve`; with all cores it is left its own choice of threads, as its users leave it."""
+    all_cores = settings.threads == len(os.sched_getaffinity(0))
+    threads = () if all_cores else ("--threads", str(settings.threads))
     argv = (
         sys.executable, "-m", "argosy", "serve", str(bundle), "--port", "{port}",
-        "--threads", str(settings.threads), "--max-num-seqs", str(settings.slots),
+        *threads, "--max-num-seqs", str(settings.slots),
         "--max-model-len", str(settings.max_model_len), "--max-num-queued-reqs", "8192",
     )  # fmt: skip
     return Command(
