@@ -67,6 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vanish", type=int, default=500, help="vanish: how many of them leave")
     parser.add_argument("--slow", type=int, default=100, help="slow: how many read slowly")
     parser.add_argument("--users", type=int, default=16, help="slow: how many read well")
+    parser.add_argument("--rounds", type=int, default=3, help="slow: of A and B")
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--prompt", type=int, default=16, help="tokens of each prompt")
     parser.add_argument("--fronts", type=int, default=1)
@@ -80,7 +81,7 @@ def command(args: argparse.Namespace) -> Command:
     argv = [
         *(sys.executable, "-m", "argosy", "serve", "--port", "{port}"),
         *("--max-num-seqs", str(seats)),
-        *("--max-model-len", "2048", "--no-enable-log-requests"),
+        *("--max-model-len", "2048", "--disable-log-requests"),
         *("--api-server-count", str(args.fronts)),
     ]
     if seats > 2048:  # more room for prompts beside so many that decode
@@ -195,13 +196,22 @@ async def crowd(args: argparse.Namespace, server: Server) -> dict[str, Any]:
     }
 
 
-def held(server: Server) -> float:
-    """Pages in use, as the metrics tell."""
+def metric(server: Server, *names: str) -> float:
+    """The sum of these metrics' first series."""
     with urllib.request.urlopen(server.url + "/metrics", timeout=60) as reply:
-        for line in reply.read().decode().splitlines():
-            if line.startswith("argosy_pages_held"):
-                return float(line.rsplit(" ", 1)[1])
-    raise SystemExit("no argosy_pages_held in /metrics")
+        lines = reply.read().decode().splitlines()
+    found = [next(line for line in lines if line.startswith(f"{name}{{")) for name in names]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+
+
+def held(server: Server) -> float:
+    """Pages in use."""
+    return metric(server, "argosy_pages_held")
+
+
+def alive(server: Server) -> float:
+    """Sequences that run or wait."""
+    return metric(server, "vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
 async def vanish(args: argparse.Namespace, server: Server) -> dict[str, Any]:
@@ -217,17 +227,16 @@ async def vanish(args: argparse.Namespace, server: Server) -> dict[str, Any]:
         ]
         while not all(w.times for w in leave):
             await asyncio.sleep(TICK_S)
+        while await asyncio.to_thread(alive, server) < args.clients:
+            await asyncio.sleep(TICK_S)
         before = await asyncio.to_thread(held, server)
         for one in going:
             one.cancel()
         await asyncio.gather(*going, return_exceptions=True)
         gone = time.perf_counter()
-        while (after := await asyncio.to_thread(held, server)) > before * (
-            1 - 0.9 * args.vanish / args.clients
-        ):
-            if time.perf_counter() - gone > 60:
-                break
-        freed = time.perf_counter() - gone
+        while await asyncio.to_thread(alive, server) > args.clients - args.vanish:
+            await asyncio.sleep(TICK_S / 10)
+        freed, after = time.perf_counter() - gone, await asyncio.to_thread(held, server)
         await staying
     await asyncio.sleep(0.5)
     return {
@@ -261,7 +270,7 @@ async def drip(args: argparse.Namespace, server: Server, number: int) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         client.setblocking(False)
         await loop.sock_connect(client, ("127.0.0.1", server.port))
-        message = ask(Target(server.url), args, 10**7 + number, 1900)
+        message = ask(Target(server.url), args, 10**7 + number, 800)
         await loop.sock_sendall(client, message)
         while True:
             await loop.sock_recv(client, 1)
@@ -273,7 +282,8 @@ async def slow(args: argparse.Namespace, server: Server) -> dict[str, Any]:
     memory = Memory(server)
     await closed_loop(args, server, 3)
     with memory.watched():
-        for _ in range(4):
+        for number in range(args.rounds):
+            print(f"round {number + 1}", file=sys.stderr)
             rounds["without"].append(told(await closed_loop(args, server, 8)))
             readers = [asyncio.ensure_future(drip(args, server, n)) for n in range(args.slow)]
             # Their answers are computed like any others; it is what comes after that counts.

@@ -26,7 +26,7 @@ PRECISION = {"embedded": "w8", "0.5b": "w4, head w8"}
 
 
 def command(settings: Settings, bundle: Path) -> Command:
-    """`argosy serve`; with all cores it is left its own choice of threads, as its users leave it."""
+    """`argosy serve`; where all cores are its own, it chooses its threads as it does for users."""
     all_cores = settings.threads == len(os.sched_getaffinity(0))
     threads = () if all_cores else ("--threads", str(settings.threads))
     argv = (
