@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from argosy.config import NO_EFFECT_ON_CPU, ONLY_VALUES, EngineConfig
+from argosy.config import NO_EFFECT_ON_CPU, EngineConfig, check_accepted
 from argosy.errors import ConfigError
 
 LOG = logging.getLogger("argosy")
@@ -84,7 +84,7 @@ def engine_config(model: str | os.PathLike[str] | None, options: Mapping[str, An
     """
     for name, value in options.items():
         _check_name(name)
-        _check_value(name, value)
+        check_accepted(name, value)
     ignored = [name for name in options if name in NO_EFFECT_ON_CPU]
     if ignored:
         said = "; ".join(f"{name} ({NO_EFFECT_ON_CPU[name]})" for name in ignored)
@@ -112,16 +112,6 @@ def parse_bytes(size: int | str | None) -> int | None:
     if match is None:
         raise ConfigError(f"memory={size!r} is not a size; write it as '4G', '800M' or in bytes")
     return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _check_value(name: str, value: Any) -> None:
-    accepted = ONLY_VALUES.get(name)
-    if accepted is None or any(type(value) is type(one) and value == one for one in accepted):
-        return
-    raise ConfigError(
-        f"{name}={'...' if name == 'hf_token' else repr(value)} cannot be honoured "
-        f"({NO_EFFECT_ON_CPU[name]}); leave it out, or give {', '.join(map(repr, accepted))}"
-    )
 
 
 def _check_name(name: str) -> None:
