@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from argosy.engine.board import Board
+
+_PIECE = 64
+"""Steps of a piece: all at once would hold up a front, and fill its memory."""
 
 
 class TracedStep(NamedTuple):
@@ -34,25 +41,27 @@ def traced_steps(board: Board) -> list[TracedStep]:
     return [TracedStep(*record) for record in board.trace()]
 
 
-def chrome_trace(board: Board) -> dict[str, Any]:
-    """The last steps in the Trace Event Format: JSON once encoded; times in microseconds.
+def chrome_trace(board: Board) -> Iterator[bytes]:
+    """The last steps in the Trace Event Format, JSON in pieces; times in microseconds.
 
     Each engine is a process named by its epoch. A step is an event with schedule, run and commit
     inside; sequences, tokens and pages are counters.
     """
     steps = traced_steps(board)
-    events: list[dict[str, Any]] = [
-        {
-            "ph": "M",
-            "name": "process_name",
-            "pid": epoch,
-            "args": {"name": f"engine, epoch {epoch}"},
-        }
-        for epoch in sorted({step.epoch for step in steps})
-    ]
-    for step in steps:
-        events += _events(step)
-    return {"traceEvents": events, "displayTimeUnit": "ms"}
+    yield b'{"displayTimeUnit":"ms","traceEvents":['
+    between = b""
+    for start in range(0, len(steps), _PIECE):
+        piece = steps[start : start + _PIECE]
+        names = [_name(epoch) for epoch in sorted({step.epoch for step in piece})]
+        events = itertools.chain(names, *map(_events, piece))
+        yield between + b",".join(map(msgspec.json.encode, events))
+        between = b","
+    yield b"]}"
+
+
+def _name(epoch: int) -> dict[str, Any]:
+    named = {"name": f"engine, epoch {epoch}"}
+    return {"ph": "M", "name": "process_name", "pid": epoch, "args": named}
 
 
 def _events(step: TracedStep) -> list[dict[str, Any]]:

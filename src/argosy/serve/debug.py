@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from argosy.engine.trace import chrome_trace
 from argosy.serve.errors import Refusal
-from argosy.serve.exchange import Exchange
+from argosy.serve.exchange import JSON, Exchange
 from argosy.serve.service import Service
 
 _ASK_S = 30.0
@@ -25,8 +25,11 @@ def routes(service: Service) -> list[Route]:
 
 async def _trace(exchange: Exchange) -> None:
     """The last steps as a Chrome trace: open it in chrome://tracing or Perfetto."""
-    board = exchange.service.metrics.attachment.board
-    await exchange.reply(msgspec.json.encode(chrome_trace(board)))
+    await exchange.begin(((b"content-type", JSON),))
+    for piece in chrome_trace(exchange.service.metrics.attachment.board):
+        await exchange.send(piece)
+        await asyncio.sleep(0)  # streams go on meanwhile
+    await exchange.end()
 
 
 async def _check(exchange: Exchange) -> None:

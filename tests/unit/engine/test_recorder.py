@@ -117,7 +117,7 @@ def test_a_traced_step(board: Board) -> None:
 def test_the_chrome_trace(board: Board) -> None:
     times = (1_000_000, 1_002_000, 1_009_500, 1_010_000)
     board.write_trace(TracedStep(3, 1, *times, 2, 9, 2, 2, 1, 4))
-    trace = json.loads(json.dumps(chrome_trace(board)))["traceEvents"]
+    trace = json.loads(b"".join(chrome_trace(board)))["traceEvents"]
     spans = {event["name"]: event for event in trace if event["ph"] == "X"}
     assert {name: (span["ts"], span["dur"]) for name, span in spans.items()} == {
         "step": (1000.0, 10.0),
@@ -134,3 +134,12 @@ def test_the_chrome_trace(board: Board) -> None:
         "pages": {"held": 4},
     }
     assert [event["args"]["name"] for event in trace if event["ph"] == "M"] == ["engine, epoch 3"]
+
+
+def test_the_chrome_trace_of_many_steps_is_one_text(board: Board) -> None:
+    assert json.loads(b"".join(chrome_trace(board)))["traceEvents"] == []
+    for number in range(200):
+        board.write_trace(TracedStep(1 + number // 100, number, 1, 2, 3, 4, 1, 1, 1, 1, 0, 1))
+    trace = json.loads(b"".join(chrome_trace(board)))["traceEvents"]
+    steps = [event["args"]["number"] for event in trace if event["name"] == "step"]
+    assert steps == list(range(200))
