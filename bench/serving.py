@@ -4,6 +4,7 @@
     http   tokens per second through HTTP against the same engine without it, 32 streams
     cpu    the server's CPU per streamed token at 1, 100 and 1000 connections, all its processes
     trace  end-to-end latency under a recorded trace at shares of the slowest server's capacity
+    soak   --minutes of a trace at the first of --shares of its own capacity: errors and memory
 
 Servers run one at a time and in turn, A B C A B C; the load comes from this process, on the same
 cores. Prompts have the same number of tokens everywhere, answers the same length (ignore_eos).
@@ -29,7 +30,7 @@ from typing import Any
 import uvloop
 
 from argosy.load.api import Api, find_model
-from argosy.load.arrivals import fit, read_trace
+from argosy.load.arrivals import Arrival, fit, read_trace
 from argosy.load.connection import Target
 from argosy.load.drive import Driver, Users
 from argosy.load.limits import parse_objectives
@@ -52,6 +53,8 @@ from settings import Settings  # noqa: E402
 Row = dict[str, Any]
 SLO = "ttft_p95=200ms"
 STREAMS = 32
+SOAK_ROW_S = 60.0
+"""A soak is told of as often."""
 
 
 def main() -> None:
@@ -68,7 +71,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--part", choices=["slo", "http", "cpu", "trace"], required=True)
+    parser.add_argument("--part", choices=list(PARTS), required=True)
     parser.add_argument("--model", choices=["embedded", "0.5b"], default="embedded")
     parser.add_argument("--servers", default="argosy", help="of argosy,llamacpp,vllm")
     parser.add_argument("--rounds", type=int, default=3, help="starts of each server")
@@ -81,6 +84,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trace", type=Path, help="trace: the file")
     parser.add_argument("--scale-lengths", type=float, default=0.25, help="trace: factor")
     parser.add_argument("--shares", default="0.5,0.7,0.9", help="trace: of the least capacity")
+    parser.add_argument("--minutes", type=float, default=30, help="soak: how long")
     parser.add_argument("--slots", type=int, default=256, help="sequences at once in every server")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=lambda p: Path(p).resolve(), default=HERE / "work")
@@ -97,7 +101,7 @@ def arguments() -> argparse.Namespace:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     longest = args.input_len + args.output_len
-    most = 2048 if args.part == "trace" else max(512, -(-longest // 256) * 256)
+    most = 2048 if args.part in ("trace", "soak") else max(512, -(-longest // 256) * 256)
     more = tuple(args.llamacpp_args.split())
     return Settings(args.model, args.work, args.threads, args.slots, most, more)
 
@@ -275,16 +279,10 @@ def http(args: argparse.Namespace) -> list[Row]:
 
 def trace(args: argparse.Namespace) -> list[Row]:
     """Capacity of each server first: the trace's head all at once. Then shares of the least."""
-    if args.trace is None:
-        raise SystemExit("the part trace needs --trace FILE")
-    recorded = read_trace(args.trace)
-    number = args.requests or 200
-    scaled = {"lengths": args.scale_lengths, "max_model_len": 2048 - 64, "requests": number}
+    recorded, scaled = recording(args)
 
     async def flood(server: Server, driver: Driver) -> list[Row]:
-        run = await driver.open_loop(fit(recorded, rate=1e6, **scaled))
-        whole = [o for o in run.outcomes if not o.error]
-        return [{"capacity": len(whole) / max(o.ended for o in whole)}]
+        return [{"capacity": await capacity(driver, fit(recorded, rate=1e6, **scaled))}]
 
     capacities = in_turn(argparse.Namespace(**vars(args) | {"rounds": 1}), flood)
     least = min(row["capacity"] for row in capacities)
@@ -300,6 +298,60 @@ def trace(args: argparse.Namespace) -> list[Row]:
         return rows
 
     return capacities + in_turn(args, measure)
+
+
+def recording(args: argparse.Namespace) -> tuple[list[Arrival], dict[str, Any]]:
+    """The trace, and how its head is to be made to fit."""
+    if args.trace is None:
+        raise SystemExit(f"the part {args.part} needs --trace FILE")
+    number = args.requests or 200
+    scaled = {"lengths": args.scale_lengths, "max_model_len": 2048 - 64, "requests": number}
+    return read_trace(args.trace), scaled
+
+
+async def capacity(driver: Driver, flood: list[Arrival]) -> float:
+    """Requests per second with all of them there at once."""
+    whole = [o for o in (await driver.open_loop(flood)).outcomes if not o.error]
+    return len(whole) / max(o.ended for o in whole)
+
+
+def soak(args: argparse.Namespace) -> list[Row]:
+    """The trace again and again, its arrivals at a share of the capacity measured just before."""
+    recorded, scaled = recording(args)
+    share = float(args.shares.split(",")[0])
+
+    async def measure(server: Server, driver: Driver) -> list[Row]:
+        rate = share * await capacity(driver, fit(recorded, rate=1e6, **scaled))
+        whole = fit(recorded, rate=rate, **scaled | {"requests": None})
+        end, rows, start = time.monotonic() + 60 * args.minutes, [], 0.0
+        while (left := end - time.monotonic()) > 0:
+            run = await driver.open_loop(part(whole, start, min(left, SOAK_ROW_S)))
+            start = (start + SOAK_ROW_S) % whole[-1].at_s
+            s = summarize(run.outcomes, replace(run.window, begin=0.0))
+            figures = {"e2e_p95_s": s.e2e.p95, "ttft_p95_s": s.ttft.p95, "errors": s.errors}
+            counts = {"share": share, "rate": rate, "requests": len(run.outcomes)}
+            rows.append(counts | figures | {"memory_mib": server.memory_mib()})
+            say(json.dumps(rows[-1]))
+        return rows
+
+    return in_turn(args, measure)
+
+
+def soak_table(rows: list[Row]) -> str:
+    memory = [row["memory_mib"] for row in rows]
+    half, end = memory[(len(memory) - 1) // 2], memory[-1]
+    errors = [row["errors"] for row in rows if row["errors"]]
+    return (
+        f"{sum(row['requests'] for row in rows)} requests at {rows[0]['rate']:.1f} a second; "
+        f"errors: {errors or 'none'}; resident {half:.0f} MiB after the first half, {end:.0f} "
+        f"after the second ({end / half:.3f}); worst p95 first token of a minute "
+        f"{max(row['ttft_p95_s'] for row in rows):.3f} s"
+    )
+
+
+def part(whole: list[Arrival], start: float, seconds: float) -> list[Arrival]:
+    """The arrivals of so many seconds, from `start` on."""
+    return [replace(a, at_s=a.at_s - start) for a in whole if 0 <= a.at_s - start < seconds]
 
 
 def slo_table(rows: list[Row]) -> str:
@@ -361,8 +413,14 @@ def by_server(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return [(name, [row for row in rows if row["server"] == name]) for name in names]
 
 
-PARTS = {"slo": slo, "http": http, "cpu": cpu, "trace": trace}
-TABLES = {"slo": slo_table, "http": http_table, "cpu": cpu_table, "trace": trace_table}
+PARTS = {"slo": slo, "http": http, "cpu": cpu, "trace": trace, "soak": soak}
+TABLES = {
+    "slo": slo_table,
+    "http": http_table,
+    "cpu": cpu_table,
+    "trace": trace_table,
+    "soak": soak_table,
+}
 
 
 def record(args: argparse.Namespace, rows: list[Row]) -> None:

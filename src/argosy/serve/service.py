@@ -68,11 +68,6 @@ class Service:
         self.status = status
         self.draining = False
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether new requests are refused because the server is going down."""
-        return self.draining
-
     def route(
         self,
         path: str,
