@@ -372,7 +372,8 @@ class Event:
 
     stop_reason: the id of the caller's stop token, or "deadline"; None for end-of-sequence.
     prompt_logprobs: per prompt token after the first; sent once, with the first token.
-    story: with the last one, unless the request was refused.
+    error: what went wrong.  is_refusal: the request is at fault, and would fail again.
+    story: with the last one, unless the request was refused at the door.
     """
 
     request_id: str
@@ -384,6 +385,7 @@ class Event:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     error: str | None = None
+    is_refusal: bool = False
     story: Story | None = None
 
 

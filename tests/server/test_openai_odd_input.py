@@ -150,3 +150,14 @@ def test_tokens_there_and_back(server: Server) -> None:
     assert "".join(found["token_strs"]).endswith("assistant\n")
     assert_refused(post(server, "/detokenize", b'{"tokens": [10000000]}'))
     assert_refused(post(server, "/tokenize", b'{"prompt": "a", "messages": []}'))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_leaves_no_token_to_draw_is_at_fault_itself(
+    server: Server, stream: bool
+) -> None:
+    body = {"prompt": "Hi", "allowed_token_ids": [5], "bad_words": [], "logit_bias": {"5": -100}}
+    body |= {"stop_token_ids": [5], "min_tokens": 3, "max_tokens": 5, "stream": stream}
+    status, told = server.post("/v1/completions", body)
+    assert status == 400, told
+    assert "no token may be drawn" in told["error"]["message"]

@@ -31,7 +31,7 @@ Examples:
   cat question.txt | argosy generate --stop "Human:" """
 
 DEFAULT_MAX_TOKENS = 256
-_TOLD = {f.name for f in fields(CompletionOutput)} - {"lora_request"}
+_TOLD = {f.name for f in fields(CompletionOutput)} - {"lora_request", "is_refusal"}
 
 
 @dataclass(frozen=True, kw_only=True)

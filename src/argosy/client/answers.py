@@ -23,6 +23,7 @@ class Answer:
         "_cumulative",
         "_detokenize",
         "_given",
+        "_is_refusal",
         "_logprobs",
         "_num_held",
         "_params",
@@ -61,6 +62,7 @@ class Answer:
         if params.stop_strings:
             self._stops = StopMatcher(params.stop_strings, params.include_stop_str_in_output)
         self._stop_reason: int | str | None = None
+        self._is_refusal = False
         self._parts: list[str] = []
         self._logprobs: list[Logprobs] = []
         self._cumulative = 0.0
@@ -142,6 +144,7 @@ class Answer:
             self._put(reason)
         failed = event.finish_reason is FinishReason.ERROR
         self._stop_reason = event.error if failed else reason
+        self._is_refusal = event.is_refusal
         self.finish_reason = event.finish_reason
 
     def _put_rest(self, text: str) -> None:
@@ -160,6 +163,7 @@ class Answer:
             logprobs if wanted else None,
             None if self.finish_reason is None else self.finish_reason.value,
             self._stop_reason,
+            is_refusal=self._is_refusal,
         )
 
 

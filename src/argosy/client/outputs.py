@@ -33,6 +33,7 @@ class CompletionOutput:
     finish_reason: None while running, then "stop", "length", "abort" or "error".
     stop_reason: the stop string or the id of the caller's stop token; None for end-of-sequence;
         with "error" what went wrong.
+    is_refusal: with "error": the request is at fault, not the engine.
     """
 
     index: int
@@ -43,6 +44,7 @@ class CompletionOutput:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     lora_request: Any = None
+    is_refusal: bool = False
 
     def finished(self) -> bool:
         """Whether nothing follows."""

@@ -64,11 +64,16 @@ def read_result(plan: Plan, result: Result) -> list[Outcome]:
     """What each sequence of the plan gets."""
     starts, tokens = result.starts.tolist(), result.tokens.tolist()
     return [
-        Outcome(error=_ERRORS[result.errors[b]].format(w.end - 1))
+        _failed(w, result.errors[b])
         if b in result.errors
         else _outcome(w, result, tokens, starts[b], starts[b + 1])
         for b, w in enumerate(plan.work)
     ]
+
+
+def _failed(work: Work, error: RowError) -> Outcome:
+    text = _ERRORS[error].format(work.end - 1)
+    return Outcome(error=text, is_refusal=error is RowError.NO_TOKEN)
 
 
 def _outcome(work: Work, result: Result, tokens: list[int], start: int, end: int) -> Outcome:

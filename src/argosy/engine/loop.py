@@ -230,7 +230,7 @@ class Loop:
                 raise RequestError(f"request id {name!r} is in use by another front")
             self._engine.add(arrival.request)
         except RequestError as exc:
-            self._end(arrival, FinishReason.ERROR, error=str(exc))
+            self._end(arrival, FinishReason.ERROR, error=str(exc), is_refusal=True)
             return
         live.left += arrival.request.params.n
         self._live[name] = live
@@ -241,6 +241,7 @@ class Loop:
         reason: FinishReason,
         *,
         error: str | None = None,
+        is_refusal: bool = False,
         stop_reason: str | None = None,
     ) -> None:
         """End what was never in the engine."""
@@ -251,6 +252,7 @@ class Loop:
                 index=index,
                 finish_reason=reason,
                 error=error,
+                is_refusal=is_refusal,
                 stop_reason=stop_reason,
             )
             arrival.connection.events.append(event)

@@ -109,6 +109,7 @@ class Scheduler:
             index=index,
             finish_reason=FinishReason.ERROR,
             error=error,
+            is_refusal=True,
         )
         self._events.append(event)
 
@@ -275,7 +276,9 @@ class Scheduler:
         seq = work.seq
         if outcome.error is not None:
             seq.num_computed = work.end
-            self._report(seq, finish_reason=FinishReason.ERROR, error=outcome.error)
+            reason = FinishReason.ERROR
+            refused = outcome.is_refusal
+            self._report(seq, finish_reason=reason, error=outcome.error, is_refusal=refused)
             return
         assert len(outcome.prompt_logprobs) == work.num_scores, "a row did not score"
         assert len(outcome.token_ids) <= work.num_draws, "more tokens than rows that draw"
@@ -318,6 +321,7 @@ class Scheduler:
         finish_reason: FinishReason | None = None,
         stop_reason: int | str | None = None,
         error: str | None = None,
+        is_refusal: bool = False,
     ) -> None:
         """Say what happened to `seq`; with a reason it ends here, as every sequence does."""
         family, is_first = seq.family, not seq.has_spoken
@@ -338,6 +342,7 @@ class Scheduler:
             finish_reason=finish_reason,
             stop_reason=stop_reason,
             error=error,
+            is_refusal=is_refusal,
             story=None if finish_reason is None else seq.story(self._now),
         )
         self._events.append(event)

@@ -84,13 +84,15 @@ class Outcome:
 
     token_ids: at most `num_draws`, the accepted drafts and the token after them; fewer, down to
     none, when the runtime drew fewer.  logprobs: of these, where wanted.
-    prompt_logprobs: of the rows that scored.  error: why it failed; then all else means nothing.
+    prompt_logprobs: of the rows that scored.  error: why it failed; then all else means nothing,
+    save is_refusal: that the request is at fault.
     """
 
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    is_refusal: bool = False
 
 
 class Observer(Protocol):

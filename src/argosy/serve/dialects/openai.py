@@ -20,7 +20,7 @@ from starlette.routing import Route
 from argosy.client.models import Served
 from argosy.client.outputs import RequestOutput
 from argosy.client.remote import Stream
-from argosy.errors import StepFailed
+from argosy.errors import RequestError, StepFailed
 from argosy.serve import sse
 from argosy.serve.dialects import openai_answers as answers
 from argosy.serve.dialects import openai_body as bodies
@@ -281,7 +281,8 @@ async def _final(stream: Stream) -> RequestOutput:
 def _check(output: RequestOutput) -> None:
     for one in output.outputs:
         if one.finish_reason == "error":
-            raise StepFailed(str(one.stop_reason))
+            why = str(one.stop_reason)
+            raise RequestError(why) if one.is_refusal else StepFailed(why)
 
 
 async def _tell(
