@@ -21,21 +21,7 @@ from random_models import write_model
 from serving import Server, events, start_server
 
 NAME = "org/name"
-FILE = """\
-model: "org/name"
-served-model-name: "llama-2-70b"
-tensor-parallel-size: 1
-pipeline-parallel-size: 1
-gpu-memory-utilization: 0.92
-max-num-batched-tokens: 8192
-max-num-seqs: 256
-block-size: 16
-swap-space: 4 # GB
-max-logprobs: 5
-disable-log-requests: false
-host: "0.0.0.0"
-port: 8000
-"""
+FILE = (Path(__file__).parents[1] / "vllm.yaml").read_text()
 SEATS = 256
 
 

@@ -21,6 +21,7 @@ from argosy.serve.series import HISTOGRAMS, SERIES
 from argosy.serve.tally import Tallies, Tally
 from argosy.types import Request, SamplingParams
 from serving import Server
+from unit.engine.driver import facts
 
 ROUTES = [("/v1/completions", "POST"), ("/health", "GET"), OTHER]
 
@@ -36,8 +37,8 @@ def fronts(number: int = 1) -> tuple[Board, list[Metrics]]:
     return board, made
 
 
-def text(metrics: Metrics, facts: Facts | None = None) -> str:
-    return metrics.expose(None, facts)[0].decode()
+def text(metrics: Metrics, told: Facts | None = None) -> str:
+    return metrics.expose(None, told)[0].decode()
 
 
 def value(text: str, name: str, **labels: str) -> float:
@@ -179,21 +180,7 @@ def test_utilization_is_that_of_the_last_seconds() -> None:
 def test_the_cache_is_described_once_it_is_known() -> None:
     _, (metrics,) = fronts()
     assert "cache_config_info" not in text(metrics)
-    facts = Facts(
-        max_model_len=512,
-        max_num_seqs=7,
-        max_num_batched_tokens=64,
-        page_tokens=16,
-        num_pages=99,
-        kv_tokens=1584,
-        cache_dtype="bf16",
-        runtime="native",
-        isa="x",
-        memory="",
-        tokens_per_s=1.0,
-        prefix_caching=True,
-    )
-    out = text(metrics, facts)
+    out = text(metrics, facts(num_pages=99, cache_dtype="bf16", kv_tokens=1584))
     assert value(out, "vllm:cache_config_info", block_size="16", num_gpu_blocks="99") == 1
     assert value(out, "vllm:cache_config_info", cache_dtype="bf16", kv_cache_size_tokens="1584")
 

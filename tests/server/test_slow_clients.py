@@ -36,6 +36,23 @@ async def all_of(reader: asyncio.StreamReader) -> bytes:
     return got
 
 
+async def answer_to(
+    handlers: dict[str, Any], sent: bytes, drop: bytes = b"", **options: Any
+) -> bytes:
+    """What a server says to bytes, and to `drop` again and again until it has answered."""
+    async with serving(handlers, **options) as small:
+        reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
+        writer.write(sent)
+        got = asyncio.create_task(all_of(reader))
+        while drop and not got.done():
+            writer.write(drop)
+            await asyncio.sleep(0.02)
+        answer = await got
+        writer.close()
+        assert small.app.num_open == 0
+        return answer
+
+
 async def echo(exchange: Exchange) -> None:
     await exchange.reply(await exchange.body())
 
@@ -53,15 +70,7 @@ async def echo(exchange: Exchange) -> None:
     ],
 )
 def test_a_head_that_never_ends(sent: bytes, answer: bytes) -> None:
-    async def run() -> bytes:
-        async with serving({}, hasty=True) as small:
-            reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
-            writer.write(sent)
-            got = await all_of(reader)
-            writer.close()
-            return got
-
-    got = asyncio.run(run())
+    got = asyncio.run(answer_to({}, sent, hasty=True))
     assert got.startswith(answer)
     assert bool(got) == bool(answer)
     if answer:
@@ -70,18 +79,8 @@ def test_a_head_that_never_ends(sent: bytes, answer: bytes) -> None:
 
 
 def test_a_head_in_drops_is_not_waited_for_either() -> None:
-    async def run() -> bytes:
-        async with serving({}, hasty=True) as small:
-            reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
-            writer.write(b"GET / HTTP/1.1\r\n")
-            got = asyncio.create_task(all_of(reader))
-            while not got.done():
-                writer.write(b"X: y\r\n")
-                await asyncio.sleep(0.02)
-            writer.close()
-            return await got
-
-    assert asyncio.run(run()).startswith(b"HTTP/1.1 408 ")
+    got = asyncio.run(answer_to({}, b"GET / HTTP/1.1\r\n", drop=b"X: y\r\n", hasty=True))
+    assert got.startswith(b"HTTP/1.1 408 ")
 
 
 def test_the_head_after_an_answer_must_come_in_time_too() -> None:
@@ -104,15 +103,8 @@ def test_an_answer_under_way_is_no_late_head() -> None:
         await asyncio.sleep(0.5)
         await exchange.reply(b"{}")
 
-    async def run() -> bytes:
-        async with serving({"/x": slow}, hasty=True) as small:
-            reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
-            writer.write(HEAD + b"Content-Length: 0\r\n\r\nGET / HT")
-            got = await all_of(reader)
-            writer.close()
-            return got
-
-    assert asyncio.run(run()).startswith(b"HTTP/1.1 200 ")
+    sent = HEAD + b"Content-Length: 0\r\n\r\nGET / HT"
+    assert asyncio.run(answer_to({"/x": slow}, sent, hasty=True)).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
@@ -120,36 +112,15 @@ def test_an_answer_under_way_is_no_late_head() -> None:
 )
 def test_a_body_that_never_ends(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_module, "BODY_S", 0.1)
-
-    async def run() -> bytes:
-        async with serving({"/x": echo}) as small:
-            reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
-            writer.write(HEAD + body)
-            got = await all_of(reader)
-            writer.close()
-            assert small.app.num_open == 0
-            return got
-
-    got = asyncio.run(run())
+    got = asyncio.run(answer_to({"/x": echo}, HEAD + body))
     assert got.startswith(b"HTTP/1.1 408 ")
     assert b"connection: close" in got
 
 
 def test_a_body_in_drops_is_not_waited_for_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange_module, "BODY_S", 0.1)
-
-    async def run() -> bytes:
-        async with serving({"/x": echo}) as small:
-            reader, writer = await asyncio.open_connection("127.0.0.1", small.port)
-            writer.write(HEAD + b"Content-Length: 100000\r\n\r\n")
-            got = asyncio.create_task(all_of(reader))
-            while not got.done():
-                writer.write(b"x")
-                await asyncio.sleep(0.02)
-            writer.close()
-            return await got
-
-    assert asyncio.run(run()).startswith(b"HTTP/1.1 408 ")
+    sent = HEAD + b"Content-Length: 100000\r\n\r\n"
+    assert asyncio.run(answer_to({"/x": echo}, sent, drop=b"x")).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_client_that_leaves_in_its_body() -> None:

@@ -16,7 +16,7 @@ from argosy.bundle.open import Bundle
 from argosy.client.prepare import settled
 from argosy.config import EngineConfig, ServerConfig
 from argosy.engine.engine import choose_cache_dtype
-from argosy.engine.machine import read_machine
+from argosy.engine.machine import read_machine, served_machine
 from argosy.engine.plan import max_model_len, plan_memory
 from argosy.model.formats import AUTO_DTYPE, parse_dtype
 from argosy.model.program import Program
@@ -44,7 +44,7 @@ def report(
     """
     shown = look_at(engine)
     config = settled(engine, shown.limits, given)
-    machine = read_machine()
+    machine = served_machine(read_machine(), shown.program.weight_bytes)
     cache_dtype = choose_cache_dtype(cast(Bundle, shown), config)
     found: dict[str, tuple[Any, str]] = {
         name: (value, "model") for name, value in shown.limits.items() if name not in given

@@ -56,9 +56,6 @@ class Models:
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served.values())
 
-    def __len__(self) -> int:
-        return len(self._served)
-
 
 def one_model(
     names: Sequence[str], client: AsyncClient, root: str, *, created: int | None = None

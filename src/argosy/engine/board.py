@@ -39,7 +39,6 @@ class Cell(IntEnum):
     HEARTBEAT = auto()
     STEPS = auto()
     BUSY_NS = auto()
-    SINCE_NS = auto()  # when this engine began to serve
     RUNNING = auto()
     WAITING = auto()
     PAGES_HELD = auto()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _NO_LIMIT = 2**60
 """cgroup v1 says "no limit" with a number near 2**63."""
+
+SMALL_BYTES = 64 * 2**20
+"""Weights of models that count as small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,17 @@ def read_machine(root: Path = Path("/")) -> Machine:
     limits += [(available, "available memory") for available in _available(root)]
     memory, source = min(limits, default=(0, "unknown memory"))
     return Machine(max(1, int(min([cores, *quotas]))), memory, source)
+
+
+def served_machine(machine: Machine, weight_bytes: int) -> Machine:
+    """The cores an engine takes for itself unless told: a small model's steps leave one for fronts.
+
+    Such a step lasts no longer than the text and HTTP work its tokens make. Where both want all
+    cores, the engine's threads wait for each other's time slices (bench/README.md).
+    """
+    if weight_bytes >= SMALL_BYTES:
+        return machine
+    return replace(machine, cores=max(1, machine.cores - 1))
 
 
 def _control_groups(root: Path) -> Iterator[Path]:

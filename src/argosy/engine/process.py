@@ -15,7 +15,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,7 +26,7 @@ from argosy.engine.board import Board, Cell
 from argosy.engine.connections import Connections
 from argosy.engine.engine import Engine, choose_cache_dtype, open_engine
 from argosy.engine.loop import Loop
-from argosy.engine.machine import Machine, read_machine
+from argosy.engine.machine import read_machine, served_machine
 from argosy.engine.quarantine import Quarantine
 from argosy.engine.spec import FAILED, READY, EngineSpec, parse_spec
 from argosy.engine.wire import Facts, Hello, frame
@@ -36,9 +35,6 @@ from argosy.types import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from argosy.types import U64
-
-SMALL_BYTES = 64 * 2**20
-"""Weights of models that count as small."""
 
 Opener = Callable[[str, EngineConfig], Engine]
 
@@ -51,17 +47,6 @@ def open_served(bundle: str, config: EngineConfig, heartbeat: U64 | None = None)
     opened = open_bundle(bundle)
     machine = served_machine(read_machine(), opened.program.weight_bytes)
     return open_engine(opened, config, machine, heartbeat=heartbeat)
-
-
-def served_machine(machine: Machine, weight_bytes: int) -> Machine:
-    """The cores an engine takes for itself unless told: a small model's steps leave one for fronts.
-
-    Such a step lasts no longer than the text and HTTP work its tokens make. Where both want all
-    cores, the engine's threads wait for each other's time slices (bench/README.md).
-    """
-    if weight_bytes >= SMALL_BYTES:
-        return machine
-    return replace(machine, cores=max(1, machine.cores - 1))
 
 
 def main(text: str) -> NoReturn:

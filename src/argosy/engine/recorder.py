@@ -46,7 +46,6 @@ class Recorder:
         self._begun = self._planned = self._ran = 0
         self._size: tuple[int, int, int] | None = None  # sequences, tokens, draws
         self._memory = _Memory()
-        board[Cell.SINCE_NS] = time.monotonic_ns()
         board[Cell.PAGES_USABLE] = engine.pages_usable
         board[Cell.MEMORY_LIMIT] = engine.memory.limit if engine.memory else 0
         self.gauge(time.monotonic_ns())

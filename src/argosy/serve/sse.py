@@ -15,8 +15,3 @@ DONE = b"data: [DONE]\n\n"
 def event(data: bytes) -> bytes:
     """One event. data: without line ends, as JSON of this server is."""
     return b"data: " + data + b"\n\n"
-
-
-def named_event(name: str, data: bytes) -> bytes:
-    """One event of a kind. name: without line ends."""
-    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

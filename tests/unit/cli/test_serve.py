@@ -16,21 +16,10 @@ from argosy.cli.accepted import ONLY, SERVER_NO_EFFECT, WHY, AcceptedFlags
 from argosy.cli.main import app, load_verb
 from argosy.client.options import LLMOptions
 from argosy.config import NO_EFFECT_ON_CPU, EngineConfig, ServerConfig
+from argosy.engine.machine import read_machine, served_machine
 
-ISSUE = """\
-served-model-name: "llama-2-70b"
-tensor-parallel-size: 1
-pipeline-parallel-size: 1
-gpu-memory-utilization: 0.92
-max-num-batched-tokens: 8192
-max-num-seqs: 256
-block-size: 16
-swap-space: 4  # GB
-max-logprobs: 5
-disable-log-requests: false
-host: "0.0.0.0"
-port: 8000
-"""
+VLLM = (Path(__file__).parents[2] / "vllm.yaml").read_text()
+WITHOUT_MODEL = VLLM.partition("\n")[2]
 
 Asked = tuple[EngineConfig, ServerConfig, dict[str, Any]]
 Ask = Callable[..., Asked]
@@ -150,7 +139,7 @@ def test_a_key_that_is_none_never_opens_the_door(write: Any, tmp_path: Path) -> 
 
 def test_the_issues_file_is_in_effect(asked: Ask, write: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO, "argosy")
-    engine, server, more = asked("--config", write('model: "org/name"\n' + ISSUE))
+    engine, server, more = asked("--config", write(VLLM))
     assert engine == EngineConfig(
         model="org/name", gpu_memory_utilization=0.92, max_num_batched_tokens=8192, max_num_seqs=256
     )
@@ -164,7 +153,7 @@ def test_the_issues_file_is_in_effect(asked: Ask, write: Any, caplog: Any) -> No
 
 
 def test_four_shards_are_refused_with_the_remedy(write: Any) -> None:
-    four = ISSUE.replace("tensor-parallel-size: 1", "tensor-parallel-size: 4")
+    four = WITHOUT_MODEL.replace("tensor-parallel-size: 1", "tensor-parallel-size: 4")
     done = run("--config", write(four))
     assert done.exit_code == 1
     assert "tensor_parallel_size=4" in done.stderr and "set tensor_parallel_size=1" in done.stderr
@@ -189,6 +178,7 @@ YAML: list[tuple[str, str, Any]] = [
     ("no-enable-prefix-caching: off", "enable_prefix_caching", True),
     ("enable-log-requests: false", "log_requests", False),
     ("disable-log-requests: true", "log_requests", False),
+    ("no-enable-log-requests: true", "log_requests", False),
     ("explain: true", "explain", True),
     ("served-model-name: x", "served_model_name", ("x",)),
     ("allowed-origins: ['*']", "allowed_origins", ("*",)),
@@ -295,7 +285,7 @@ def test_help_teaches_by_groups_and_names_what_has_no_effect() -> None:
 
 
 def test_the_dry_run_says_where_each_value_came_from(model: Path, write: Any) -> None:
-    file = write(f"{ISSUE}model: {model}\napi-key: [sk-a, sk-b]\nmax-model-len: 64\n")
+    file = write(f"{WITHOUT_MODEL}model: {model}\napi-key: [sk-a, sk-b]\nmax-model-len: 64\n")
     done = run("--config", file, "--dry-run", "--port", "9")
     assert done.exit_code == 0, done.output
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
@@ -304,7 +294,8 @@ def test_the_dry_run_says_where_each_value_came_from(model: Path, write: Any) ->
     assert rows["max_model_len"] == ["64", "file"]
     assert rows["api_server_count"] == ["1", "default"]
     assert rows["kv_cache_dtype"] == ["fp32", "model"]
-    assert rows["num_threads"][1] == "machine"
+    cores = served_machine(read_machine(), weight_bytes=0).cores
+    assert rows["num_threads"] == [str(cores), "machine"]
     assert rows["api_keys"] == ["2", "keys", "file"] and "sk-" not in done.stdout
     assert done.stdout.splitlines()[-1].startswith("memory: weights ")
     assert "environment" in run(str(model), "--dry-run", ARGOSY_API_KEY="k").stdout

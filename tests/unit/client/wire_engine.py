@@ -16,7 +16,6 @@ from argosy.engine.board import Board, Cell
 from argosy.engine.wire import (
     Ask,
     Drop,
-    Facts,
     Frames,
     FromEngine,
     FromFront,
@@ -28,22 +27,10 @@ from argosy.engine.wire import (
     frame,
 )
 from argosy.types import Event, FinishReason, Request, Story, TokenLogprobs
+from unit.engine.driver import facts
 from unit.text.small_tokenizers import byte_level
 
-FACTS = Facts(
-    max_model_len=1000,
-    max_num_seqs=8,
-    max_num_batched_tokens=64,
-    page_tokens=16,
-    num_pages=100,
-    kv_tokens=1600,
-    cache_dtype="fp32",
-    runtime="played",
-    isa="",
-    memory="",
-    tokens_per_s=0.0,
-    prefix_caching=True,
-)
+FACTS = facts(max_model_len=1000)
 Tokens = Callable[[Request, int], Sequence[int]]
 
 

@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from argosy.engine.pages import PagePool
 from argosy.engine.scheduler import Scheduler
 from argosy.engine.step import Limits, Outcome, Plan, Work
+from argosy.engine.wire import Facts
 from argosy.types import Abort, Event, Request, SamplingParams, TokenLogprobs
 
 PAGE = 4
@@ -29,6 +32,25 @@ def request(name: str = "a", prompt: Iterable[int] = (1, 2, 3), **options: Any) 
         "max_total_tokens": 1000,
     }
     return Request(**(given | options))
+
+
+def facts(**given: Any) -> Facts:
+    """What an engine says of itself to fronts."""
+    base = Facts(
+        max_model_len=512,
+        max_num_seqs=8,
+        max_num_batched_tokens=64,
+        page_tokens=16,
+        num_pages=100,
+        kv_tokens=1600,
+        cache_dtype="fp32",
+        runtime="played",
+        isa="none",
+        memory="",
+        tokens_per_s=0.0,
+        prefix_caching=True,
+    )
+    return msgspec.structs.replace(base, **given)
 
 
 def scheduler(

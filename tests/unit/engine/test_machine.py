@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from argosy.engine.machine import read_machine
+from argosy.engine.machine import SMALL_BYTES, Machine, read_machine, served_machine
 
 GIB = 2**30
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -107,3 +107,14 @@ def test_this_machine_has_something() -> None:
     machine = read_machine()
     assert machine.cores >= 1
     assert machine.memory > 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "weight_bytes", "threads"),
+    [(2, SMALL_BYTES, 2), (2, SMALL_BYTES - 1, 1), (16, 10**6, 15), (1, 10**6, 1), (1, 10**9, 1)],
+)
+def test_a_small_model_leaves_a_core_to_the_fronts(
+    cores: int, weight_bytes: int, threads: int
+) -> None:
+    machine = Machine(cores=cores, memory=10**9, memory_source="here")
+    assert served_machine(machine, weight_bytes).cores == threads

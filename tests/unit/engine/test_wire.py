@@ -8,7 +8,6 @@ import pytest
 from argosy.engine.wire import (
     Ask,
     Drop,
-    Facts,
     Frames,
     FromEngine,
     FromFront,
@@ -22,22 +21,9 @@ from argosy.engine.wire import (
 )
 from argosy.errors import ConfigError
 from argosy.types import Event, FinishReason, SamplingParams, Story, TokenLogprobs
-from unit.engine.driver import request
+from unit.engine.driver import facts, request
 
-FACTS = Facts(
-    max_model_len=1,
-    max_num_seqs=2,
-    max_num_batched_tokens=3,
-    page_tokens=16,
-    num_pages=4,
-    kv_tokens=64,
-    cache_dtype="bf16",
-    runtime="native",
-    isa="avx2",
-    memory="little",
-    tokens_per_s=1.5,
-    prefix_caching=True,
-)
+FACTS = facts(tokens_per_s=1.5)
 EVENT = Event(
     request_id="7",
     index=2,
