@@ -162,7 +162,7 @@ class LimitFlags:
     request_timeout: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="A request is ended after this.", show_default="never"
+            metavar="SECONDS", help="An answer is cut off after this.", show_default="never"
         ),
     ] = None
     max_body_bytes: Annotated[
@@ -187,6 +187,7 @@ class AnswerFlags:
         bool,
         typer.Option(
             "--enable-log-requests/--disable-log-requests",
+            " /--no-enable-log-requests",
             help="One JSON line per request on stderr, never its text.",
         ),
     ] = ServerConfig.log_requests
