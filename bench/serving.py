@@ -91,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=HERE / "results" / "serving.jsonl")
     parser.add_argument("--llama-server", type=Path, help="the program llama-server")
     parser.add_argument("--llamacpp", type=Path, help="python of an environment with gguf")
+    parser.add_argument("--argosy-args", default="", help="more for argosy serve")
     parser.add_argument("--llamacpp-args", default="", help="more for llama-server")
     parser.add_argument("--vllm", type=Path, help="python of vLLM's environment")
     args = parser.parse_args()
@@ -102,8 +103,15 @@ def arguments() -> argparse.Namespace:
 def settings_of(args: argparse.Namespace) -> Settings:
     longest = args.input_len + args.output_len
     most = 2048 if args.part in ("trace", "soak") else max(512, -(-longest // 256) * 256)
-    more = tuple(args.llamacpp_args.split())
-    return Settings(args.model, args.work, args.threads, args.slots, most, more)
+    return Settings(
+        args.model,
+        args.work,
+        args.threads,
+        args.slots,
+        most,
+        argosy_args=tuple(args.argosy_args.split()),
+        llamacpp_args=tuple(args.llamacpp_args.split()),
+    )
 
 
 def commands(args: argparse.Namespace) -> list[Command]:
@@ -316,7 +324,10 @@ async def capacity(driver: Driver, flood: list[Arrival]) -> float:
 
 
 def soak(args: argparse.Namespace) -> list[Row]:
-    """The trace again and again, its arrivals at a share of the capacity measured just before."""
+    """The trace again and again, its arrivals at a share of the capacity measured just before.
+
+    Memory is flat once each page of the cache was used: --argosy-args "--memory 300M" gives few.
+    """
     recorded, scaled = recording(args)
     share = float(args.shares.split(",")[0])
 
@@ -427,7 +438,8 @@ def record(args: argparse.Namespace, rows: list[Row]) -> None:
     """Append to the results."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True).stdout.strip()
-    names = ("part", "model", "input_len", "output_len", "slots", "threads", "llamacpp_args")
+    names = ("part", "model", "input_len", "output_len", "slots", "threads")
+    names += ("argosy_args", "llamacpp_args")
     stamp = {name: getattr(args, name) for name in names} | {
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "commit": commit,

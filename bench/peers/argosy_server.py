@@ -33,6 +33,7 @@ def command(settings: Settings, bundle: Path) -> Command:
         sys.executable, "-m", "argosy", "serve", str(bundle), "--port", "{port}",
         *threads, "--max-num-seqs", str(settings.slots),
         "--max-model-len", str(settings.max_model_len), "--max-num-queued-reqs", "8192",
+        *settings.argosy_args,
     )  # fmt: skip
     return Command(
         "argosy", PRECISION[settings.model], argv, ready="/ready", engine="argosy.engine.process"

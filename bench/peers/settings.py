@@ -12,6 +12,7 @@ class Settings:
 
     model: "embedded" or "0.5b".  work: where models and logs are.  threads: of each engine.
     slots: sequences at once.  max_model_len: tokens of prompt and answer.
+    argosy_args: more arguments of `argosy serve`.
     llamacpp_args: more arguments of llama-server, such as --kv-unified.
     """
 
@@ -20,4 +21,5 @@ class Settings:
     threads: int
     slots: int = 256
     max_model_len: int = 2048
+    argosy_args: tuple[str, ...] = ()
     llamacpp_args: tuple[str, ...] = ()
