@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fuzz.full_server import full_server
 from fuzz.requests import request
-from serving import Server, start_server
 
 pytestmark = pytest.mark.fuzz
-SMALL = ("--memory", "130M")  # whose cache is full early: only then is flat memory to be expected
 REQUESTS = int(os.environ.get("ARGOSY_FUZZ_REQUESTS", "20000"))
 AT_ONCE = 16
 ANSWER_S = 60.0
@@ -55,10 +54,8 @@ async def volley(port: int, seeds: range) -> Counter[str]:
 
 def test_raw_bytes(tmp_path: Path) -> None:
     """Both halves are answered; resident memory after the second is that after the first."""
-    server: Server
-    with start_server(tmp_path, *SMALL) as server:
+    with full_server(tmp_path) as server:
         half = REQUESTS // 2
-        asyncio.run(volley(server.port, range(half // 5)))  # pools and caches fill
         first = asyncio.run(volley(server.port, range(half)))
         before = server.resident_bytes()
         second = asyncio.run(volley(server.port, range(half, REQUESTS)))

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import start_server
+from fuzz.full_server import full_server
 
 pytestmark = pytest.mark.fuzz
-SMALL = ("--memory", "130M")  # whose cache is full early: only then is flat memory to be expected
 EXAMPLES = int(os.environ.get("ARGOSY_FUZZ_REQUESTS", "20000")) // 12
 """Per operation; there are six, each run twice here, and what the coverage phase adds."""
 
@@ -47,7 +46,7 @@ def run(server_url: str) -> None:
 
 def test_schema(tmp_path: Path) -> None:
     """No 5xx, no hang, no answer that the document does not name; memory stays where it was."""
-    with start_server(tmp_path, *SMALL) as server:
+    with full_server(tmp_path) as server:
         run(server.url)
         before = server.resident_bytes()
         run(server.url)
