@@ -161,11 +161,13 @@ def record(rows: list[dict[str, object]]) -> None:
             file.write(json.dumps({**row, **stamp}) + "\n")
 
 
-def publish(page: Path, text: str) -> None:
-    """Put the table into a page, between its marks."""
-    before, rest = page.read_text().split("<!-- table -->")
-    _, after = rest.split("<!-- /table -->")
-    page.write_text(f"{before}<!-- table -->\n{text}\n<!-- /table -->{after}")
+def publish(mark: str, text: str) -> None:
+    """Put a table into the pages that have its marks, between them."""
+    for page in (HERE / "README.md", HERE.parent / "README.md"):
+        before, found, rest = page.read_text().partition(f"<!-- {mark} -->\n")
+        if found:
+            _, end, after = rest.partition(f"<!-- /{mark} -->")
+            page.write_text(f"{before}{found}{text}\n{end}{after}")
 
 
 def heading(rows: list[dict[str, object]]) -> str:
@@ -208,8 +210,7 @@ def main() -> None:
         peer.stop()
     record(rows)
     text = f"{heading(rows)}\n{table(rows)}"
-    for page in (HERE / "README.md", HERE.parent / "README.md"):
-        publish(page, text)
+    publish("engine", text)
     print(text)
 
 

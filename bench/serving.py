@@ -8,7 +8,8 @@
 
 Servers run one at a time and in turn, A B C A B C; the load comes from this process, on the same
 cores. Prompts have the same number of tokens everywhere, answers the same length (ignore_eos).
-Every figure is appended to results/serving.jsonl with machine, commit and date.
+Every figure is appended to results/serving.jsonl with machine, commit and date; --publish puts the
+table into the pages that have a place for it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ import argosy_server  # noqa: E402
 import llamacpp_server  # noqa: E402
 import vllm_cpu  # noqa: E402
 from checkpoints import bundle, checkpoint  # noqa: E402
-from engine import processor  # noqa: E402
+from engine import processor, publish  # noqa: E402
 from processes import Command, Server  # noqa: E402
 from settings import Settings  # noqa: E402
 
@@ -64,7 +65,10 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     rows = PARTS[args.part](args)
     record(args, rows)
-    print(TABLES[args.part](rows))
+    text = TABLES[args.part](rows)
+    print(text)
+    if args.publish:
+        publish(f"{args.part} {args.model}", f"{heading(args)}\n\n{text}")
 
 
 def arguments() -> argparse.Namespace:
@@ -86,15 +90,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shares", default="0.5,0.7,0.9", help="trace: of the least capacity")
     parser.add_argument("--minutes", type=float, default=30, help="soak: how long")
     parser.add_argument("--slots", type=int, default=256, help="sequences at once in every server")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--threads", type=int, help="of engines; default: all cores, but one for the embedded model"
+    )
     parser.add_argument("--work", type=lambda p: Path(p).resolve(), default=HERE / "work")
     parser.add_argument("--results", type=Path, default=HERE / "results" / "serving.jsonl")
+    parser.add_argument("--publish", action="store_true", help="renew the READMEs' tables")
     parser.add_argument("--llama-server", type=Path, help="the program llama-server")
     parser.add_argument("--llamacpp", type=Path, help="python of an environment with gguf")
     parser.add_argument("--argosy-args", default="", help="more for argosy serve")
     parser.add_argument("--llamacpp-args", default="", help="more for llama-server")
     parser.add_argument("--vllm", type=Path, help="python of vLLM's environment")
     args = parser.parse_args()
+    if args.threads is None:  # what is best for each server
+        args.threads = max(1, len(os.sched_getaffinity(0)) - (args.model == "embedded"))
     lengths = {"cpu": (16, 256), "http": (STREAMS, 128)}.get(args.part, (128, 64))
     args.input_len, args.output_len = args.input_len or lengths[0], args.output_len or lengths[1]
     return args
@@ -366,13 +375,18 @@ def part(whole: list[Arrival], start: float, seconds: float) -> list[Arrival]:
 
 
 def slo_table(rows: list[Row]) -> str:
-    lines = [f"| server | weights | users with {SLO} | rounds | tokens/s there |", "|---" * 5 + "|"]
+    lines = [
+        "| server | weights | most users | rounds | tokens/s there | p95 of 1 user, ms |",
+        "|---" * 6 + "|",
+    ]
     for name, mine in by_server(rows):
         users = [row["users"] for row in mine]
         rate = statistics.median(row["tokens_per_s"] for row in mine)
         told = ", ".join(map(str, users))
         weights = mine[0]["precision"]
-        lines.append(f"| {name} | {weights} | {statistics.median(users):g} | {told} | {rate:.0f} |")
+        one = statistics.median(row["levels"][0]["ttft_p95"] for row in mine) * 1000
+        most = statistics.median(users)
+        lines.append(f"| {name} | {weights} | {most:g} | {told} | {rate:.0f} | {one:.0f} |")
     return "\n".join(lines)
 
 
@@ -432,6 +446,16 @@ TABLES = {
     "trace": trace_table,
     "soak": soak_table,
 }
+
+
+def heading(args: argparse.Namespace) -> str:
+    """When, where and on what was measured."""
+    lengths = f", prompts of {args.input_len} tokens, answers of {args.output_len}"
+    prompts = "" if args.trace else lengths
+    model = {"embedded": "the embedded model", "0.5b": "a 0.5 B model"}[args.model]
+    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
+    cores = f"{threads} of {processor()}, clients on the same {os.cpu_count()} cores"
+    return f"{time.strftime('%Y-%m-%d')}, {cores}; {model}{prompts}."
 
 
 def record(args: argparse.Namespace, rows: list[Row]) -> None:
