@@ -14,6 +14,7 @@ from argosy.types import MAX_LOGPROBS
 from serving import Server, start_server
 
 SMALL = ("--memory", "130M")
+DEADLINE = ("--request-timeout", "10")  # thousands of long answers are a lawful request, and hours
 AT_ONCE = 16
 MANY = {"prompt": "a", "n": MAX_SEQUENCES, "temperature": 1, "max_tokens": 2, "ignore_eos": True}
 LONG = MANY | {"n": 256, "max_tokens": 64, "repetition_penalty": 1.1}
@@ -22,7 +23,7 @@ LONG = MANY | {"n": 256, "max_tokens": 64, "repetition_penalty": 1.1}
 @contextmanager
 def full_server(folder: Path) -> Iterator[Server]:
     """A server of little memory, each page of whose cache was used."""
-    with start_server(folder, *SMALL) as server:
+    with start_server(folder, *SMALL, *DEADLINE) as server:
         model = server.get("/v1/models")[1]["data"][0]
         longest = model["max_model_len"] - 1
         used = AT_ONCE * longest
