@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -101,11 +101,10 @@ class Link:
         """Connect, and wait for the end of it; whether there was a connection."""
         try:
             transport, wire = await loop.create_unix_connection(
-                lambda: _Wire(self._hearer.heard), self._path
+                lambda: _Wire(self._hearer.heard, self._made), self._path
             )
         except OSError:
             return False
-        self._transport = transport
         try:
             await wire.ended
         finally:
@@ -113,19 +112,27 @@ class Link:
             transport.abort()
         return True
 
+    def _made(self, transport: asyncio.WriteTransport) -> None:
+        """Answers can be sent from here on: an engine may greet before `_connected` goes on."""
+        self._transport = transport
+
 
 class _Wire(asyncio.Protocol):
     """One connection. ended: done when it is over."""
 
-    def __init__(self, heard: Callable[[FromEngine], None]) -> None:
+    def __init__(
+        self,
+        heard: Callable[[FromEngine], None],
+        made: Callable[[asyncio.WriteTransport], None],
+    ) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heard = heard
+        self._made = made
         self._frames = Frames()
-        self._transport: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, if only to the backlog."""
-        self._transport = transport
+        self._made(cast(asyncio.WriteTransport, transport))
 
     def data_received(self, data: bytes) -> None:
         """Tell what arrived, unless the link was stopped meanwhile."""
