@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("argosy", derandomize=True, deadline=None, database=None)
 settings.load_profile("argosy")
+
+# A shell has what it starts in the background ignore Ctrl-C, and programs under test would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _data_folder() -> Path | None:
