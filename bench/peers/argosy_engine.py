@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from typing import Any
 
 import numpy as np
-from protocol import serve
+from protocol import CONTEXT, serve
 
 from argosy.bundle.open import open_bundle
 from argosy.config import EngineConfig
-from argosy.engine.engine import open_engine
-from argosy.model.program import Program
-from argosy.types import Request, SamplingParams
-
-MAX_LEN = 8192
+from argosy.engine.engine import choose_cache_dtype, open_engine
+from argosy.model.formats import CACHE_DTYPES
+from argosy.model.program import Linear, Program, page_bytes
+from argosy.types import PAGE_TOKENS, Request, SamplingParams
 
 
 class ArgosyEngine:
@@ -24,13 +24,14 @@ class ArgosyEngine:
     def __init__(self, path: str, threads: int) -> None:
         bundle = open_bundle(path)
         config = EngineConfig(
-            max_model_len=MAX_LEN, num_threads=threads, enable_prefix_caching=False
+            max_model_len=CONTEXT, num_threads=threads, enable_prefix_caching=False
         )
         self._engine = open_engine(bundle, config)
         self._vocab = bundle.program.vocab_size
         self._names = map(str, itertools.count())
         self._rng = np.random.default_rng(0)
         self.description = f"argosy, {bits(bundle.program)}"
+        self.facts = facts(bundle.program, CACHE_DTYPES[choose_cache_dtype(bundle, config)])
 
     def _add(self, prompt: int, answer: int) -> None:
         tokens = tuple(self._rng.integers(0, self._vocab, prompt).tolist())
@@ -39,9 +40,9 @@ class ArgosyEngine:
                 request_id=next(self._names),
                 token_ids=tokens,
                 num_prompt_tokens=prompt,
-                params=SamplingParams(temperature=0, max_tokens=answer),
+                params=SamplingParams(temperature=0, max_tokens=answer, ignore_eos=True),
                 seed=0,
-                max_total_tokens=MAX_LEN,
+                max_total_tokens=CONTEXT,
             )
         )
 
@@ -52,9 +53,9 @@ class ArgosyEngine:
             self._engine.step(0.0)
         return time.perf_counter() - start
 
-    def decode(self, batch: int, tokens: int) -> float:
+    def decode(self, batch: int, tokens: int, context: int) -> float:
         for _ in range(batch):
-            self._add(32, tokens + 8)
+            self._add(context, tokens + 8)
         begun: set[str] = set()
         while len(begun) < batch:
             begun |= {event.request_id for event in self._engine.step(0.0)}
@@ -73,6 +74,20 @@ def bits(program: Program) -> str:
     body = [m for m in program.matrices.values() if m is not head]
     share = 8 * sum(m.num_bytes for m in body) / sum(m.num_parameters for m in body)
     return f"{body[0].format} {share:.2f} bits, head {8 * head.num_bytes / head.num_parameters:.2f}"
+
+
+def facts(program: Program, element: int) -> dict[str, Any]:
+    """What a step reads and computes: every matrix once, the embedding's rows left out."""
+    head = program.matrices[program.head().weight]
+    names = {op.weight for op in program.ops if isinstance(op, Linear)}
+    body = [m for name, m in program.matrices.items() if name in names]
+    return {
+        "peak": "vnni_top_s" if body[0].format.quantized else "bf16_tflop_s",
+        "step_bytes": sum(m.num_bytes for m in [*body, head]),
+        "body_ops": 2 * sum(m.num_parameters for m in body),
+        "head_ops": 2 * head.num_parameters,
+        "kv_bytes": sum(page_bytes(g, element, PAGE_TOKENS) for g in program.caches) / PAGE_TOKENS,
+    }
 
 
 if __name__ == "__main__":
