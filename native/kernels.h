@@ -14,6 +14,7 @@ struct LinearArgs {
   float* out;
   size_t out_stride;  // floats
   bool residual, gated;
+  int unit_blocks;  // 1 or 2; 2 when gated
 };
 
 struct NormArgs {
@@ -81,7 +82,7 @@ struct Kernels {
   void (*embed)(const Matrix& w, int32_t token, float* out);
   void (*norm)(const NormArgs& a, int row);
   void (*prepare)(const PrepareArgs& a, int row);
-  void (*linear)(const LinearArgs& a, int unit);  // a unit is a block, or a pair when gated
+  void (*linear)(const LinearArgs& a, int unit);  // a unit is a.unit_blocks blocks
   void (*rotations)(const float* inv_freq, int half, float scale, int32_t position, float* cosine,
                     float* sine);
   void (*qkv)(const QkvArgs& a, int row, int head);  // head < heads: a query; else a key and value

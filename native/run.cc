@@ -65,6 +65,9 @@ struct Program::Run {
     }
     if (at.thread == 0) beat(heartbeat);  // others may have taken them all
   }
+  // Few rows stream weights from memory: one stream a thread. More compute: inputs serve two
+  // blocks.
+  static int unit_blocks(int rows) { return rows < kPairRows ? 1 : 2; }
   int grain(int count) const { return std::max(1, count / (8 * p.pool_.threads())); }
 
   const float* vector(int i) const { return i < 0 ? nullptr : p.vectors_[i].data(); }
@@ -120,8 +123,9 @@ struct Program::Run {
                        out.data(),
                        static_cast<size_t>(out.stride),
                        l.residual,
-                       l.gated};
-    const int units = l.gated ? a.w.blocks / 2 : a.w.blocks;
+                       l.gated,
+                       l.gated ? 2 : unit_blocks(rows)};
+    const int units = (a.w.blocks + a.unit_blocks - 1) / a.unit_blocks;
     share(at, units, grain(units), [&](int u) { p.kernels_->linear(a, u); });
   }
 
@@ -189,9 +193,11 @@ struct Program::Run {
     const Matrix& w = p.matrices_[h.matrix];
     auto* logits = reinterpret_cast<float*>(p.logits_.data());
     const size_t stride = static_cast<size_t>(w.blocks) * kColumns;
-    const LinearArgs linear{w, in.view(), count, vector(h.bias), logits, stride, false, false};
+    const LinearArgs linear{w,      in.view(), count, vector(h.bias),    logits,
+                            stride, false,     false, unit_blocks(count)};
+    const int units = (w.blocks + linear.unit_blocks - 1) / linear.unit_blocks;
     ++at.phase;
-    share(at, w.blocks, grain(w.blocks), [&](int u) { p.kernels_->linear(linear, u); });
+    share(at, units, grain(units), [&](int u) { p.kernels_->linear(linear, u); });
     p.pool_.barrier();
     const size_t part = p.scratch_.size() / static_cast<size_t>(p.pool_.threads());
     uint8_t* scratch = p.scratch_.data() + part * static_cast<size_t>(at.thread);

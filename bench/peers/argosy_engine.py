@@ -55,7 +55,7 @@ class ArgosyEngine:
 
     def decode(self, batch: int, tokens: int, context: int) -> float:
         for _ in range(batch):
-            self._add(context, tokens + 8)
+            self._add(context, tokens + 8 * batch)  # the first go on while the last begin
         begun: set[str] = set()
         while len(begun) < batch:
             begun |= {event.request_id for event in self._engine.step(0.0)}

@@ -1,4 +1,4 @@
-// A linear unit: one block of columns (a gate and up pair when gated), all rows, and the epilogue.
+// A linear unit: one or two blocks of columns (gate and up when gated), all rows, and the epilogue.
 #pragma once
 #include "../kernels.h"
 #include "../math.h"
@@ -15,22 +15,33 @@ inline void add_bias(float* tile, int rows, const float* bias) {
   for (int m = 0; m < rows; ++m) (F32x16::load(tile + 16 * m) + b).store(tile + 16 * m);
 }
 
+// y rows of one block of outputs, `out` at their first.
+inline void put(const LinearArgs& a, const float* tile, int rows, float* out) {
+  for (int m = 0; m < rows; ++m) {
+    float* y = out + m * a.out_stride;
+    const F32x16 v = F32x16::load(tile + kColumns * m);
+    (a.residual ? F32x16::load(y) + v : v).store(y);
+  }
+}
+
 inline void linear(const LinearArgs& a, int unit) {
-  alignas(64) float tile[kTileRows * kColumns], up[kTileRows * kColumns];
-  const int block = a.gated ? 2 * unit : unit;
+  alignas(64) float tile[2][kTileRows * kColumns];
+  const int first = unit * a.unit_blocks;
+  const int blocks = a.w.blocks - first < a.unit_blocks ? a.w.blocks - first : a.unit_blocks;
   for (int row = 0; row < a.rows; row += kTileRows) {
     const int rows = a.rows - row < kTileRows ? a.rows - row : kTileRows;
-    matmul_tile(a.w, block, a.in, row, rows, tile);
-    add_bias(tile, rows, a.bias ? a.bias + block * kColumns : nullptr);
+    if (blocks == 2 && a.rows >= kPairRows)
+      matmul_pair(a.w, first, a.in, row, rows, tile[0], tile[1]);
+    else
+      for (int b = 0; b < blocks; ++b) matmul_tile(a.w, first + b, a.in, row, rows, tile[b]);
+    for (int b = 0; b < blocks; ++b)
+      add_bias(tile[b], rows, a.bias ? a.bias + (first + b) * kColumns : nullptr);
+    float* out = a.out + row * a.out_stride;
     if (a.gated) {
-      matmul_tile(a.w, block + 1, a.in, row, rows, up);
-      add_bias(up, rows, a.bias ? a.bias + (block + 1) * kColumns : nullptr);
-      for (int i = 0; i < rows * kColumns; ++i) tile[i] = silu(tile[i]) * up[i];
-    }
-    for (int m = 0; m < rows; ++m) {
-      float* y = a.out + (row + m) * a.out_stride + unit * kColumns;
-      const F32x16 v = F32x16::load(tile + 16 * m);
-      (a.residual ? F32x16::load(y) + v : v).store(y);
+      for (int i = 0; i < rows * kColumns; ++i) tile[0][i] = silu(tile[0][i]) * tile[1][i];
+      put(a, tile[0], rows, out + unit * kColumns);
+    } else {
+      for (int b = 0; b < blocks; ++b) put(a, tile[b], rows, out + (first + b) * kColumns);
     }
   }
 }

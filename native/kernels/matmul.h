@@ -150,8 +150,95 @@ void tile_int(const Matrix& w, int block, const Inputs& in, int row, float* out)
     }
     p += group_cells + (pair ? 0 : kCellBytes);
   }
+#pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) f[m].store(out + m * kColumns);
 }
+
+// ---- two blocks at once -------------------------------------------------------------------------
+
+#if defined(__AVX512VNNI__)
+constexpr int kPairTile = 6;  // rows: 24 sums, 4 cells of weights and an input fill the registers
+
+// acc += dots of four inputs with four k of two cells. In assembly since GCC 12 takes the inputs
+// through general registers and copies the sums.
+inline void dot_pair(__m512i& acc0, __m512i& acc1, W w0, W w1, const uint8_t* a) {
+  __m512i x;
+  __asm__("vpbroadcastd %1, %0" : "=v"(x) : "m"(*reinterpret_cast<const int32_t*>(a)));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc0) : "v"(w0.v), "v"(x));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc1) : "v"(w1.v), "v"(x));
+}
+
+// As tile_int, of `block` and the next: an input is loaded once for both.
+template <Kind kKind, bool kAsym, int kRows>
+void tile_int_pair(const Matrix& w, int block, const Inputs& in, int row, float* out0,
+                   float* out1) {
+  const int group = w.format.group, groups = w.k_pad / group;
+  constexpr int kCellK = kKind == Kind::kW4 ? 8 : 4;
+  const size_t group_cells = static_cast<size_t>(group / kCellK) * kCellBytes;
+  const uint8_t* p = w.data + block * w.block_bytes;
+  const size_t next = w.block_bytes;
+  F32x16 f0[kRows], f1[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) f0[m] = f1[m] = F32x16::set1(0);
+  const uint8_t* a = in.values + row * in.value_stride;
+  const int32_t* starts = in.starts + row * in.group_stride;
+  const float* scales = in.scales + row * in.group_stride;
+  for (int g = 0; g < groups; ++g, a += group) {
+    const bool second = !kAsym && (g & 1);
+    const bool pair = !kAsym && !second && g + 1 < groups;
+    const uint8_t* line = p + (pair ? 2 : 1) * group_cells + (second ? 32 : 0);
+    __m512i acc0[kRows], acc1[kRows];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m)
+      acc0[m] = acc1[m] = _mm512_set1_epi32(starts[m * in.group_stride + g]);
+    const uint8_t* cell = p;
+#pragma GCC unroll 1
+    for (int k = 0; k < group; k += kCellK, cell += kCellBytes) {
+      __builtin_prefetch(cell + kPrefetch);
+      __builtin_prefetch(cell + next + kPrefetch);
+      W lo0, hi0, lo1, hi1;
+      if constexpr (kKind == Kind::kW4)
+        load_w4(cell, lo0, hi0), load_w4(cell + next, lo1, hi1);
+      else
+        lo0 = load_w8(cell), lo1 = load_w8(cell + next);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        const uint8_t* x = a + m * in.value_stride + k;
+        dot_pair(acc0[m], acc1[m], lo0, lo1, x);
+        if constexpr (kKind == Kind::kW4) dot_pair(acc0[m], acc1[m], hi0, hi1, x + 4);
+      }
+    }
+    const F32x16 sw0 = F32x16::load_half(line), sw1 = F32x16::load_half(line + next);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const F32x16 sa = F32x16::set1(scales[m * in.group_stride + g]);
+      f0[m] = fma(F32x16::from({acc0[m]}), sw0 * sa, f0[m]);
+      f1[m] = fma(F32x16::from({acc1[m]}), sw1 * sa, f1[m]);
+    }
+    if constexpr (kAsym) {
+      const F32x16 low0 = F32x16::load_half(line + 32), low1 = F32x16::load_half(line + next + 32);
+      for (int m = 0; m < kRows; ++m) {
+        const F32x16 sum = F32x16::set1(-in.sums[(row + m) * in.group_stride + g]);
+        f0[m] = fma(low0, sum, f0[m]);
+        f1[m] = fma(low1, sum, f1[m]);
+      }
+    }
+    p += group_cells + (pair ? 0 : kCellBytes);
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    f0[m].store(out0 + m * kColumns);
+    f1[m].store(out1 + m * kColumns);
+  }
+}
+
+template <Kind kKind, bool kAsym, int kRows = kPairTile>
+void pair_of(const Matrix& w, int block, const Inputs& in, int row, int rows, float* out0,
+             float* out1) {
+  if (rows == kRows) return tile_int_pair<kKind, kAsym, kRows>(w, block, in, row, out0, out1);
+  if constexpr (kRows > 1) pair_of<kKind, kAsym, kRows - 1>(w, block, in, row, rows, out0, out1);
+}
+#endif
 
 // ---- float dots ---------------------------------------------------------------------------------
 
@@ -266,6 +353,29 @@ inline void matmul_tile(const Matrix& w, int block, const Inputs& in, int row, i
     case Kind::kW4:
       return tiles<Kind::kW4, kIntRows>(w, block, in, row, rows, out);
   }
+}
+
+// The same of `block` and the next, at most kTileRows rows.
+inline void matmul_pair(const Matrix& w, int block, const Inputs& in, int row, int rows,
+                        float* out0, float* out1) {
+#if defined(__AVX512VNNI__)
+  if (w.format.kind == Kind::kW4 || w.format.kind == Kind::kW8) {
+    const int tiles = (rows + kPairTile - 1) / kPairTile;
+    for (int t = 0; t < tiles; ++t) {
+      const int from = rows * t / tiles, count = rows * (t + 1) / tiles - from;
+      float *to0 = out0 + from * kColumns, *to1 = out1 + from * kColumns;
+      if (w.format.kind == Kind::kW8)
+        pair_of<Kind::kW8, false>(w, block, in, row + from, count, to0, to1);
+      else if (w.format.asymmetric)
+        pair_of<Kind::kW4, true>(w, block, in, row + from, count, to0, to1);
+      else
+        pair_of<Kind::kW4, false>(w, block, in, row + from, count, to0, to1);
+    }
+    return;
+  }
+#endif
+  matmul_tile(w, block, in, row, rows, out0);
+  matmul_tile(w, block + 1, in, row, rows, out1);
 }
 
 }  // namespace argosy::ARGOSY_ISA
