@@ -61,33 +61,40 @@ inline void tile_scores(const uint8_t* const* keys, int dim, const float* const*
       acc[page * kRows + r].store(scores + r * kTileKeys + page * kPageTokens);
 }
 
+// Sixteen dims of token t of a block of values.
+template <CacheKind kKind>
+inline F32x16 value(const uint8_t* block, int t) {
+  if constexpr (kKind == CacheKind::kFp32)
+    return F32x16::load(reinterpret_cast<const float*>(block) + t * 16);
+  else
+    return t % 2 ? F32x16::odd_bf16(block + t / 2 * 64) : F32x16::even_bf16(block + t / 2 * 64);
+}
+
 // o[kBlocks][16] += p[t] * values[t] for tokens [low, high) of one page, ascending.
 template <CacheKind kKind, int kBlocks>
 inline void page_values(const uint8_t* values, const float* p, int low, int high, F32x16* o) {
   constexpr size_t kBlock = kKind == CacheKind::kFp32 ? 1024 : 512;
   for (int t = low; t < high; ++t) {
     const F32x16 weight = F32x16::set1(p[t]);
-    for (int b = 0; b < kBlocks; ++b) {
-      const uint8_t* block = values + b * kBlock;
-      F32x16 v;
-      if constexpr (kKind == CacheKind::kFp32)
-        v = F32x16::load(reinterpret_cast<const float*>(block) + t * 16);
-      else
-        v = t % 2 ? F32x16::odd_bf16(block + t / 2 * 64) : F32x16::even_bf16(block + t / 2 * 64);
-      o[b] = fma(v, weight, o[b]);
-    }
+    for (int b = 0; b < kBlocks; ++b)
+      o[b] = fma(value<kKind>(values + b * kBlock, t), weight, o[b]);
   }
 }
 
 // Turns scores [low, high) into exp(score - m), updates m and l, returns how much o must shrink.
 inline float soften(float* s, int low, int high, float scale, Running& run) {
-  float top = run.m;
-  for (int t = low; t < high; ++t) {
-    s[t] *= scale;
-    // A not-a-number wins and stays: the row ends as one, and its sequence in an error.
-    top = s[t] > top || s[t] != s[t] ? s[t] : top;
-  }
-  for (int t = 0; t < kTileKeys; ++t) s[t] = t >= low && t < high ? s[t] - top : -__builtin_inff();
+  // A not-a-number wins and stays: the row ends as one, and its sequence in an error.
+  const auto larger = [](float x, float y) { return x > y || x != x ? x : y; };
+  constexpr float kNone = -__builtin_inff();
+  float top = run.m, lanes[kLanes];
+  for (float& x : lanes) x = kNone;
+  for (int t = 0; t < kTileKeys; t += kLanes)
+    for (int i = 0; i < kLanes; ++i) {
+      s[t + i] = t + i >= low && t + i < high ? s[t + i] * scale : kNone;
+      lanes[i] = larger(s[t + i], lanes[i]);
+    }
+  for (const float x : lanes) top = larger(x, top);
+  for (int t = 0; t < kTileKeys; ++t) s[t] = t >= low && t < high ? s[t] - top : kNone;
   for (int t = 0; t < kTileKeys; ++t) s[t] = exp_f32(s[t]);
   F32x16 total = F32x16::load(s);
   for (int t = 16; t < kTileKeys; t += 16) total = total + F32x16::load(s + t);
@@ -116,6 +123,32 @@ inline void accumulate(const AttentionArgs& a, const uint8_t* const* keys, const
   for (int i = 0; i < kBlocks; ++i) o[i].store(run.o + 16 * (b + i));
 }
 
+// The same for all rows of a tile that every one of them sees whole: values are read once.
+template <CacheKind kKind, int kRows, int kBlocks>
+inline void accumulate_rows(const AttentionArgs& a, const uint8_t* const* keys, const float* p,
+                            const float* shrink, int b, Running* run) {
+  constexpr size_t kBlock = kKind == CacheKind::kFp32 ? 1024 : 512;
+  F32x16 o[kRows * kBlocks];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows * kBlocks; ++i)
+    o[i] = F32x16::load(run[i / kBlocks].o + 16 * (b + i % kBlocks)) *
+           F32x16::set1(shrink[i / kBlocks]);
+  for (int page = 0; page < kTilePages; ++page) {
+    const uint8_t* values = keys[page] + a.cache.value_offset + b * kBlock;
+#pragma GCC unroll 2
+    for (int t = 0; t < kPageTokens; ++t, ++p)
+#pragma GCC unroll 4
+      for (int i = 0; i < kBlocks; ++i) {
+        const F32x16 v = value<kKind>(values + i * kBlock, t);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r)
+          o[r * kBlocks + i] = fma(v, F32x16::set1(p[r * kTileKeys]), o[r * kBlocks + i]);
+      }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows * kBlocks; ++i) o[i].store(run[i / kBlocks].o + 16 * (b + i % kBlocks));
+}
+
 // One tile of 64 keys for kRows query rows.
 template <CacheKind kKind, int kRows>
 inline void attend_tile(const AttentionArgs& a, int tile, int kv_head, const float* const* q,
@@ -132,17 +165,29 @@ inline void attend_tile(const AttentionArgs& a, int tile, int kv_head, const flo
                  kv_head * a.cache.record_bytes;
   }
   tile_scores<kKind, kRows>(keys, a.cache.head_dim, q, scores);
+  int low[kRows], high[kRows];
+  float shrink[kRows];
+  bool whole = true;
   for (int r = 0; r < kRows; ++r) {
     const int seen_from = a.window ? position[r] + 1 - a.window : 0;
-    const int low = clamp(seen_from - tile * kTileKeys, 0, kTileKeys);
-    const int high = clamp(position[r] + 1 - tile * kTileKeys, 0, kTileKeys);
-    if (low >= high) continue;
-    float* p = scores + r * kTileKeys;
-    const float shrink = soften(p, low, high, a.scale, run[r]);
-    const int blocks = (a.cache.head_dim + 15) / 16;
-    int b = 0;
-    for (; b + 4 <= blocks; b += 4) accumulate<kKind, 4>(a, keys, p, low, high, shrink, b, run[r]);
-    for (; b < blocks; ++b) accumulate<kKind, 1>(a, keys, p, low, high, shrink, b, run[r]);
+    low[r] = clamp(seen_from - tile * kTileKeys, 0, kTileKeys);
+    high[r] = clamp(position[r] + 1 - tile * kTileKeys, 0, kTileKeys);
+    whole = whole && low[r] == 0 && high[r] == kTileKeys;
+    if (low[r] < high[r])
+      shrink[r] = soften(scores + r * kTileKeys, low[r], high[r], a.scale, run[r]);
+  }
+  const int blocks = (a.cache.head_dim + 15) / 16;
+  int done = 0;
+  if (whole)
+    for (; done + 4 <= blocks; done += 4)
+      accumulate_rows<kKind, kRows, 4>(a, keys, scores, shrink, done, run);
+  for (int r = 0; r < kRows; ++r) {
+    if (low[r] >= high[r]) continue;
+    const float* p = scores + r * kTileKeys;
+    int b = done;
+    for (; b + 4 <= blocks; b += 4)
+      accumulate<kKind, 4>(a, keys, p, low[r], high[r], shrink[r], b, run[r]);
+    for (; b < blocks; ++b) accumulate<kKind, 1>(a, keys, p, low[r], high[r], shrink[r], b, run[r]);
   }
 }
 
