@@ -51,9 +51,11 @@ ZERO = {Kind.W4: 8, Kind.W8: 128}
 
 # What is tried for each group, the least squared error wins. Symmetric w4: the level at which the
 # weight of largest magnitude comes to lie (-8 has no positive counterpart, so scales may be
-# negative). With minima: the share of the group's range that the 16 levels span.
+# negative). With minima: the share of the group's range that the 16 levels span. From the best of
+# these on, scale (and minimum) are fitted to the integers and integers to the scale, in turns.
 _W4_LEVELS = (-8.0, -8.7, -7.3, 7.0, 7.6, 6.5)
 _W4_SPANS = (1.0, 0.94, 0.88, 0.82)
+_W4_FITS = 2
 _WEIGHTS_AT_ONCE = 1 << 18
 
 
@@ -70,9 +72,14 @@ def quantize(weight: F32, fmt: Format) -> Integers:
     else:
         w = np.pad(weight, ((0, 0), (0, padded - k)))
     groups = w.reshape(n, padded // fmt.group, fmt.group)
-    q, scale, minimum = _best_candidate(groups, fmt)
-    values = q.astype(np.uint8).reshape(n, padded)
-    return Integers(values, scale, minimum if fmt.asymmetric else None)
+    best = _Best(groups, fmt)
+    for scale, minimum in _candidates(groups, fmt):
+        best.attempt(scale, minimum)
+    if fmt.kind is Kind.W4:
+        for _ in range(_W4_FITS):
+            best.attempt(*_fit(groups, best.levels, fmt))
+    values = best.levels.astype(np.uint8).reshape(n, padded)
+    return Integers(values, best.scale, best.minimum if fmt.asymmetric else None)
 
 
 def dequantize(fmt: Format, ints: Integers) -> F32:
@@ -180,23 +187,33 @@ def _pack_blocks(fmt: Format, w: F32) -> U8:
     )
 
 
-def _best_candidate(w: F32, fmt: Format) -> tuple[F32, F16, F16]:
-    """Stored integers (as fp32), scales and minima (zeros if symmetric) of w (n, groups, group)."""
-    q, scale, minimum = np.zeros_like(w), np.empty(0, np.float16), np.empty(0, np.float16)
-    error = np.empty(0, np.float32)
-    for attempt, (s, m) in enumerate(_candidates(w, fmt)):
-        levels = _levels(w, s, m, fmt)
-        with np.errstate(invalid="ignore", over="ignore"):  # an infinite scale is never better
-            missed = w - _read(levels, s, m, fmt)
-            found = np.einsum("ngk,ngk->ng", missed, missed)
-        if attempt == 0:
-            q, scale, minimum, error = levels, s, m, found
-            continue
-        better = found < error
-        q = np.where(better[..., None], levels, q)
-        scale, minimum = np.where(better, s, scale), np.where(better, m, minimum)
-        error = np.where(better, found, error)
-    return q, scale, minimum
+class _Best:
+    """The best seen for each group of w (n, groups, group).
+
+    levels: stored integers, as fp32.  scale, minimum: (n, groups) f16; minima 0 if symmetric.
+    """
+
+    def __init__(self, w: F32, fmt: Format) -> None:
+        self._w, self._fmt = w, fmt
+        self.levels = np.zeros_like(w)
+        self.scale = self.minimum = np.zeros(w.shape[:2], np.float16)
+        self._error: F32 | None = None
+
+    def attempt(self, scale: F16, minimum: F16) -> None:
+        """Take these for the groups in which the squared error is less.
+
+        The first is taken everywhere. Where its scale is infinite its error is no number, nothing
+        is better, and it is refused later.
+        """
+        levels = _levels(self._w, scale, minimum, self._fmt)
+        with np.errstate(invalid="ignore", over="ignore"):
+            missed = self._w - _read(levels, scale, minimum, self._fmt)
+            error = np.einsum("ngk,ngk->ng", missed, missed)
+            better = np.array(True) if self._error is None else error < self._error
+        self.levels = np.where(better[..., None], levels, self.levels)
+        self.scale = np.where(better, scale, self.scale)
+        self.minimum = np.where(better, minimum, self.minimum)
+        self._error = error if self._error is None else np.where(better, error, self._error)
 
 
 def _candidates(w: F32, fmt: Format) -> Iterator[tuple[F16, F16]]:
@@ -215,6 +232,20 @@ def _candidates(w: F32, fmt: Format) -> Iterator[tuple[F16, F16]]:
                 yield (largest / np.float32(level)).astype(np.float16), none
         else:
             yield (np.maximum(high, -low) / np.float32(127)).astype(np.float16), none
+
+
+def _fit(w: F32, levels: F32, fmt: Format) -> tuple[F16, F16]:
+    """The scales and minima of least squared error for w (n, groups, group) at these integers."""
+    with np.errstate(all="ignore"):  # all integers alike give 0 / 0, which is never better
+        if not fmt.asymmetric:
+            q = levels - np.float32(_zero(fmt))
+            scale = (q * w).sum(axis=-1) / (q * q).sum(axis=-1)
+            return scale.astype(np.float16), np.zeros(scale.shape, np.float16)
+        mean_q, mean_w = levels.mean(axis=-1, keepdims=True), w.mean(axis=-1, keepdims=True)
+        q = levels - mean_q
+        scale = (q * (w - mean_w)).sum(axis=-1) / (q * q).sum(axis=-1)
+        minimum = scale * mean_q[..., 0] - mean_w[..., 0]
+        return scale.astype(np.float16), minimum.astype(np.float16)
 
 
 def _levels(w: F32, scale: F16, minimum: F16, fmt: Format) -> F32:
