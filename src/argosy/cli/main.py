@@ -28,6 +28,7 @@ VERBS = {
     "build": "Turn a checkpoint into a bundle: packed, quantized, checked.",
     "show": "Describe a model: shapes, bytes, memory per token, its program.",
     "verify": "Check every byte of a bundle against its sums.",
+    "eval": "Measure how well a model predicts a text, and how far it is from another.",
     "bench": "Measure the engine on this machine.",
     "bench serve": "Measure a server: any with OpenAI's API.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from argosy.client.outputs import RequestOutput
@@ -57,21 +58,22 @@ def figures(output: RequestOutput, num_tokens: int) -> str:
 class ProgressLine:
     """Tells how far a long job is: one moving line on a terminal, a line per quarter elsewhere.
 
-    Quick jobs say nothing where nobody watches: the first line comes after a quarter of the bytes.
+    Quick jobs say nothing where nobody watches: the first line comes after a quarter.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, amount: Callable[[int], str] = bytes_text) -> None:
         self._label = label
+        self._amount = amount
         self._moving = sys.stderr.isatty()
         self._told = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` bytes are done; total is at least 1."""
+        """`done` of `total` are done, bytes if not said otherwise; total is at least 1."""
         percent = 100 * done // max(total, 1)
         step = 1 if self._moving else 25
         if percent // step <= self._told // step:
             return
         self._told = percent
-        text = f"{self._label} {percent:3} % of {bytes_text(total)}"
+        text = f"{self._label} {percent:3} % of {self._amount(total)}"
         end = "\n" if not self._moving or percent == 100 else ""
         print(f"\r{text}" if self._moving else text, end=end, file=sys.stderr, flush=True)
