@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
 from checkpoints import TITLES, bundle, checkpoint  # noqa: E402
+from records import append, processor, publish  # noqa: E402
 
 DECODE = {"measure": "decode", "tokens": 48, "context": 32}
 MEASURES: dict[str, dict[str, Any]] = {
@@ -223,44 +223,6 @@ def heading(args: argparse.Namespace, rows: list[Row]) -> str:
     return f"{time.strftime('%Y-%m-%d')}, {TITLES[args.model]} shape, {cores}. {engines}."
 
 
-def record(args: argparse.Namespace, rows: list[Row]) -> None:
-    """Append to results/engine.jsonl, with machine, commit and date."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True).stdout.strip()
-    stamp = {
-        "model": args.model,
-        "weights": args.weights,
-        "threads": args.threads,
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    results = HERE / "results"
-    results.mkdir(exist_ok=True)
-    with (results / "engine.jsonl").open("a") as file:
-        for row in rows:
-            file.write(json.dumps({**row, **stamp}) + "\n")
-
-
-def publish(mark: str, text: str) -> None:
-    """Put a table into the pages that have its marks, between them."""
-    for page in (HERE / "README.md", HERE.parent / "README.md"):
-        before, found, rest = page.read_text().partition(f"<!-- {mark} -->\n")
-        if found:
-            _, end, after = rest.partition(f"<!-- /{mark} -->")
-            page.write_text(f"{before}{found}{text}\n{end}{after}")
-
-
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -291,7 +253,8 @@ def main() -> None:
             print(table(rows[-len(engines) :]), file=sys.stderr, flush=True)
     for engine in engines:
         engine.stop()
-    record(args, rows)
+    about = {"model": args.model, "weights": args.weights, "threads": args.threads}
+    append(HERE / "results" / "engine.jsonl", rows, about)
     text = table(rows)
     print(text)
     if args.publish:

@@ -47,8 +47,8 @@ import argosy_server  # noqa: E402
 import llamacpp_server  # noqa: E402
 import vllm_cpu  # noqa: E402
 from checkpoints import bundle, checkpoint  # noqa: E402
-from engine import processor, publish  # noqa: E402
 from processes import Command, Server  # noqa: E402
+from records import append, processor, publish  # noqa: E402
 from settings import Settings  # noqa: E402
 
 Row = dict[str, Any]
@@ -460,19 +460,9 @@ def heading(args: argparse.Namespace) -> str:
 
 def record(args: argparse.Namespace, rows: list[Row]) -> None:
     """Append to the results."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True).stdout.strip()
     names = ("part", "model", "input_len", "output_len", "slots", "threads")
     names += ("argosy_args", "llamacpp_args")
-    stamp = {name: getattr(args, name) for name in names} | {
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    args.results.parent.mkdir(exist_ok=True)
-    with args.results.open("a") as file:
-        for row in rows:
-            file.write(json.dumps(stamp | row) + "\n")
+    append(args.results, rows, {name: getattr(args, name) for name in names})
 
 
 def say(text: str) -> None:

@@ -1,7 +1,7 @@
 """A Hugging Face folder as llama.cpp reads it: `python gguf_model.py FOLDER OUT.gguf KIND`.
 
 Run in an environment with gguf. Llama, Qwen2 and Qwen3 with byte-level BPE and a tied head; KIND
-q4_0 (embedding and head Q8_0: 4.5 and 8.5 bits a weight), q8_0 or bf16.
+q4_0 (embedding and head Q8_0: 4.5 and 8.5 bits a weight), q8_0, bf16 or f32.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-NAMES = {"q4_0": "Q4_0, head Q8_0", "q8_0": "Q8_0", "bf16": "bf16"}
+NAMES = {"q4_0": "Q4_0, head Q8_0", "q8_0": "Q8_0", "bf16": "bf16", "f32": "fp32"}
 PRE = {True: "smollm", False: "gpt-2"}
 """llama.cpp's name of the splitting before BPE: digits one by one, or not."""
 

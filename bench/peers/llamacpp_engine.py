@@ -40,6 +40,10 @@ class LlamaCpp:
 
     def _step(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
         """Compute rows of (token, position, sequence, wants logits); greedy tokens of those."""
+        self._compute(rows)
+        return [int(self._logits(i).argmax()) for i, row in enumerate(rows) if row[3]]
+
+    def _compute(self, rows: list[tuple[int, int, int, bool]]) -> None:
         b = self._batch
         b.n_tokens = len(rows)
         for i, (token, position, sequence, wanted) in enumerate(rows):
@@ -47,8 +51,6 @@ class LlamaCpp:
             b.logits[i] = wanted
         if lc.llama_decode(self._context, b) != 0:
             raise RuntimeError("llama_decode failed")
-        wanted = [i for i, row in enumerate(rows) if row[3]]
-        return [int(self._logits(i).argmax()) for i in wanted]
 
     def _logits(self, row: int) -> np.ndarray:
         values = lc.llama_get_logits_ith(self._context, row)
@@ -60,6 +62,12 @@ class LlamaCpp:
 
     def _clear(self) -> None:
         lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
+
+    def logits(self, token_ids: list[int]) -> np.ndarray:
+        """Of every position but the last of one text: (positions, vocabulary)."""
+        self._clear()
+        self._compute([(t, i, 0, True) for i, t in enumerate(token_ids[:-1])])
+        return np.stack([self._logits(i) for i in range(len(token_ids) - 1)])
 
     def prefill(self, tokens: int) -> float:
         self._clear()

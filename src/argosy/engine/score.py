@@ -87,11 +87,11 @@ def score(model: Engine, reference: Engine | None, token_ids: Seq[int]) -> Score
     next_ids = np.array(token_ids[1:], np.int64)
     for mine in prompt_logits(model, token_ids):
         targets = next_ids[total.positions : total.positions + len(mine)]
-        total += _compare(mine, next(theirs), targets)
+        total += compare(mine, next(theirs), targets)
     return total
 
 
-def _compare(mine: F32, theirs: F32 | None, targets: NDArray[np.int64]) -> Score:
+def compare(mine: F32, theirs: F32 | None, targets: NDArray[np.int64]) -> Score:
     """The score of rows of logits (H, V), of which row h should predict targets[h]."""
     log_q = _log_softmax(mine)
     surprise = -float(log_q[np.arange(len(targets)), targets].sum())
