@@ -17,7 +17,6 @@ import json
 import resource
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -36,8 +35,8 @@ from argosy.load.measure import percentile
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "peers"))
 
-from engine import processor  # noqa: E402
 from processes import Command, Server, resident_mib, words  # noqa: E402
+from records import append  # noqa: E402
 
 TICK_S = 0.1
 
@@ -48,13 +47,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with Server(command(args), args.log) as server:
         row = uvloop.run(PARTS[args.part](args, server))
-    row = {"part": args.part, **row, "machine": processor(), "date": time.strftime("%Y-%m-%d")}
-    row["commit"] = subprocess.check_output(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, text=True
-    ).strip()
     if args.results:
-        with args.results.open("a") as file:
-            print(json.dumps(row), file=file)
+        append(args.results, [row], {"part": args.part})
     print(json.dumps(row, indent=1))
 
 

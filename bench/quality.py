@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from argosy.types import F32
 
 WINDOW = 1000
-RECIPES = (("w4", "auto"), ("w8", "auto"), ("w8", "fp32"), ("fp32", "bf16"), ("bf16", "auto"))
+RECIPES = (("w4", "int8"), ("w8", "int8"), ("w8", "bf16"), ("fp32", "int8"), ("fp32", "bf16"))
 """Weights and cache of Argosy's rows."""
 KINDS = ("q4_0", "q8_0", "bf16", "f32")
 """llama.cpp's rows; its cache is fp16."""
@@ -63,8 +63,14 @@ def argosy(folder: Path, work: Path, weights: str, cache: str) -> Recipe:
     if not path.exists():
         build_bundle(folder, path, quantization=weights)
     found = open_bundle(path)
-    config = EngineConfig(max_model_len=WINDOW, max_num_seqs=1, max_num_batched_tokens=128)
-    engine = open_engine(found, replace(config, kv_cache_dtype=cache, keep_logits=True))
+    config = EngineConfig(
+        max_model_len=WINDOW,
+        max_num_seqs=1,
+        max_num_batched_tokens=128,
+        kv_cache_dtype=cache,
+        keep_logits=True,
+    )
+    engine = open_engine(found, config)
     name = f"Argosy, {bits(found.program)}, cache {choose_cache_dtype(found, config)}"
     return Recipe(name, lambda ids: np.concatenate(list(prompt_logits(engine, ids))))
 

@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "dispatch.h"
@@ -209,5 +210,13 @@ NB_MODULE(_core, m) {
             p.watch(cell.data());
           },
           "cell"_a, nb::keep_alive<1, 2>())
+      .def("profile", &Program::profile)
+      .def("times",
+           [](const Program& p) {
+             std::vector<std::tuple<std::string, int, double, double>> found;
+             for (const Program::Spent& s : p.times())
+               found.emplace_back(s.operation, s.matrix, s.work, s.wait);
+             return found;
+           })
       .def("step", &argosy::step, "batch"_a, "result"_a);
 }

@@ -2,6 +2,11 @@
 
 #include <stdexcept>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace argosy {
 namespace {
 
@@ -21,6 +26,10 @@ bool has_vnni() {
          __builtin_cpu_supports("avx512vnni");
 }
 bool has_bf16() { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }
+#elif defined(__aarch64__) && defined(__linux__)
+bool has_dotprod() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
+#elif defined(__aarch64__)
+bool has_dotprod() { return true; }  // every Arm Mac has it
 #endif
 bool always() { return true; }
 
@@ -29,6 +38,11 @@ constexpr Variant kVariants[] = {
     {kernels_avx512bf16, has_bf16},
     {kernels_avx512vnni, has_vnni},
     {kernels_avx2, has_avx2},
+#elif defined(__aarch64__)
+    {kernels_dotprod, has_dotprod},
+    {kernels_neon, always},
+#elif defined(__wasm_simd128__)
+    {kernels_simd128, always},
 #endif
     {kernels_portable, always},
 };

@@ -15,7 +15,8 @@ constexpr int kPairRows = 5;    // from so many rows on, a linear unit is two bl
 constexpr int kPageTokens = 16;
 constexpr int kHeadTile = 32;  // rows whose logits exist at once
 constexpr int kMaxHeadDim = 512;
-constexpr int kWidthPad = 128;  // activations are padded with zeros to this many numbers
+constexpr int kInputGroup = 128;  // k per scale of inputs of w4, whatever its own groups
+constexpr int kWidthPad = 128;    // activations are padded with zeros to this many numbers
 
 struct Format {
   Kind kind;
@@ -33,15 +34,18 @@ struct Matrix {
 
 // Rows of activations in a matrix' own input format; row r starts at r times the stride.
 //   fp32, fp16  f32[k_pad]                     bf16  u16[k_pad]
-//   w8, w4      s8[k_pad] and, per group: its scale f32, where the integer sum starts i32
-//               (-zero_point * sum of the group), and for asymmetric weights scale * sum f32
+//   w8, w4      s8[k_pad]; a scale f32 per scale_group k, the last of which may be fewer; and per
+//               group of the weights where the integer sum starts i32 (-zero_point * sum of the
+//               group), or -sum f32 for asymmetric weights
 struct Inputs {
   uint8_t* values;
   size_t value_stride;  // bytes
   float* scales;
   int32_t* starts;
   float* sums;
-  size_t group_stride;  // elements, of the three arrays above
+  size_t group_stride;  // elements, of starts and sums
+  size_t scale_stride;  // elements, of scales
+  int scale_group;      // that of the weights for w8, kInputGroup for w4
 };
 
 }  // namespace argosy

@@ -36,12 +36,15 @@ struct PrepareArgs {
   Inputs in;
 };
 
-enum class CacheKind : int { kFp32, kBf16 };
+enum class CacheKind : int { kFp32, kBf16, kInt8 };
 
 // Keys and values of one layer. One record per (page, kv head): keys, then values.
 //   fp32  keys [dim4][16 tokens]               values [dim16/16][16 tokens][16 dims]
 //   bf16  keys [dim4/2][16 tokens][2 dims]     values [dim16/16][8][16 dims][2 tokens]
-// with head_dim padded by zeros to dim4 (a multiple of 4) and dim16 (of 16).
+//   int8  keys [dim4/4][16 tokens][4 dims]     values [dim16/16][8][16 dims][2 tokens]
+//         u8, 128 is 0                         s8
+// with head_dim padded by zeros to dim4 (a multiple of 4) and dim16 (of 16). In int8 keys and
+// values are each followed by 16 fp32 scales, of the tokens.
 struct Cache {
   uint8_t* base;
   CacheKind kind;
@@ -97,6 +100,9 @@ struct Kernels {
 const Kernels* kernels_avx512bf16();
 const Kernels* kernels_avx512vnni();
 const Kernels* kernels_avx2();
+const Kernels* kernels_dotprod();
+const Kernels* kernels_neon();
+const Kernels* kernels_simd128();
 const Kernels* kernels_portable();
 
 }  // namespace argosy

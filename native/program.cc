@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "dispatch.h"
 
@@ -80,14 +81,15 @@ int Program::add_cache_group(int layers, int kv_heads, int head_dim, CacheKind k
   if (head_dim < 1 || head_dim > kMaxHeadDim || kv_heads < 1 || layers < 1 || pages < 1)
     refuse("a cache group needs a head_dim from 1 to " + std::to_string(kMaxHeadDim) +
            ", and at least one head, layer and page");
-  const size_t element = kind == CacheKind::kFp32 ? 4 : 2;
+  const size_t element = kind == CacheKind::kFp32 ? 4 : kind == CacheKind::kBf16 ? 2 : 1;
+  const size_t scales = kind == CacheKind::kInt8 ? 4 * kPageTokens : 0;
   Cache c{};
   c.kind = kind;
   c.head_dim = head_dim;
   c.kv_heads = kv_heads;
-  c.value_offset = static_cast<size_t>(round_up(head_dim, 4)) * kPageTokens * element;
-  c.record_bytes =
-      c.value_offset + static_cast<size_t>(round_up(head_dim, kColumns)) * kPageTokens * element;
+  c.value_offset = static_cast<size_t>(round_up(head_dim, 4)) * kPageTokens * element + scales;
+  c.record_bytes = c.value_offset + scales +
+                   static_cast<size_t>(round_up(head_dim, kColumns)) * kPageTokens * element;
   c.page_bytes = c.record_bytes * static_cast<size_t>(kv_heads);
   Memory memory(c.page_bytes * static_cast<size_t>(pages) * static_cast<size_t>(layers));
   c.base = memory.data();
@@ -101,6 +103,20 @@ void Program::set_head(int x, int inputs, int matrix, int bias, int vocabulary) 
   scratch_ = Memory(((part + 63) / 64 * 64) * static_cast<size_t>(pool_.threads()));
 }
 
+void Program::profile() {
+  static constexpr const char* kNames[] = {"embed",  "norm",   "inputs",
+                                           "matrix", "rotate", "attention"};
+  static_assert(std::size(kNames) == std::variant_size_v<Instruction>);
+  times_.clear();
+  for (const Instruction& i : instructions_) {
+    const auto* linear = std::get_if<Linear>(&i);
+    times_.push_back({kNames[i.index()], linear ? linear->matrix : -1, 0, 0});
+  }
+  times_.push_back({"inputs", -1, 0, 0});
+  times_.push_back({"matrix", head_.matrix, 0, 0});
+  times_.push_back({"sample", -1, 0, 0});
+}
+
 Inputs Program::InputBuffer::view() const {
   Inputs in{};
   in.values = values.data();
@@ -111,6 +127,8 @@ Inputs Program::InputBuffer::view() const {
   in.starts = reinterpret_cast<int32_t*>(starts.data());
   in.sums = reinterpret_cast<float*>(sums.data());
   in.group_stride = static_cast<size_t>(groups);
+  in.scale_group = format.kind == Kind::kW4 ? kInputGroup : std::max(1, format.group);
+  in.scale_stride = static_cast<size_t>((k_pad + in.scale_group - 1) / in.scale_group);
   return in;
 }
 

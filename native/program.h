@@ -67,6 +67,16 @@ class Program {
   // instruction, at every run of units it takes, and at every page copied.
   void watch(uint64_t* cell) { heartbeat_ = cell; }
 
+  // Where steps spent their time, as thread 0 saw it: seconds of an operation's own work, and of
+  // waiting for the other threads at its end. matrix: which one it multiplies by, or -1.
+  struct Spent {
+    const char* operation;
+    int matrix;
+    double work, wait;
+  };
+  void profile();  // from now on, from zero
+  const std::vector<Spent>& times() const { return times_; }
+
   // Throws std::invalid_argument for arrays that would read or write out of bounds.
   void step(Step& s);
 
@@ -120,7 +130,8 @@ class Program {
   std::vector<CacheGroup> groups_;
   std::vector<Instruction> instructions_;
   HeadOp head_;
-  Memory logits_, scratch_;  // scratch_: the sampler's, one part per thread
+  std::vector<Spent> times_;  // of each instruction, then of the head's three phases; or empty
+  Memory logits_, scratch_;   // scratch_: the sampler's, one part per thread
 };
 
 }  // namespace argosy

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 
 #include "program.h"
@@ -68,7 +69,11 @@ struct Program::Run {
   // Few rows stream weights from memory: one stream a thread. More compute: inputs serve two
   // blocks.
   static int unit_blocks(int rows) { return rows < kPairRows ? 1 : 2; }
-  int grain(int count) const { return std::max(1, count / (8 * p.pool_.threads())); }
+  // Units taken at once: many where each is short, so that taking them costs little; few where each
+  // takes long, so that no thread is left waiting for another's last ones.
+  int grain(int count, int unit_rows = 1) const {
+    return std::max(1, count / (8 * p.pool_.threads() * std::max(1, unit_rows / 16)));
+  }
 
   const float* vector(int i) const { return i < 0 ? nullptr : p.vectors_[i].data(); }
 
@@ -104,14 +109,14 @@ struct Program::Run {
                      vector(n.weight),
                      x.width,
                      n.eps};
-    share(at, rows, 1, [&](int r) {
+    share(at, rows, grain(rows), [&](int r) {
       p.kernels_->norm(a, r);
       for (const int i : n.inputs) prepare_row(i, n.out, r);
     });
   }
 
   void run(Place at, const Prepare& i) {
-    share(at, rows, 1, [&](int r) { prepare_row(i.inputs, i.x, r); });
+    share(at, rows, grain(rows), [&](int r) { prepare_row(i.inputs, i.x, r); });
   }
 
   void run(Place at, const Linear& l) {
@@ -126,7 +131,7 @@ struct Program::Run {
                        l.gated,
                        l.gated ? 2 : unit_blocks(rows)};
     const int units = (a.w.blocks + a.unit_blocks - 1) / a.unit_blocks;
-    share(at, units, grain(units), [&](int u) { p.kernels_->linear(a, u); });
+    share(at, units, grain(units, rows), [&](int u) { p.kernels_->linear(a, u); });
   }
 
   void run(Place at, const Qkv& q) {
@@ -177,7 +182,7 @@ struct Program::Run {
   }
 
   // Logits of head rows [first, first + count), then their draws.
-  void head_tile(Place at, int first, int count) {
+  void head_tile(Place& at, int first, int count) {
     const HeadOp& h = p.head_;
     const Buffer& x = p.buffers_[h.x];
     const InputBuffer& in = p.inputs_[h.inputs];
@@ -188,36 +193,52 @@ struct Program::Run {
                               in.k,
                               in.k_pad,
                               in.view()};
-    share(at, count, 1, [&](int r) { p.kernels_->prepare(prepare, r); });
-    p.pool_.barrier();
+    const size_t body = p.instructions_.size();
+    phase(at, body, [&](Place here) {
+      share(here, count, 1, [&](int r) { p.kernels_->prepare(prepare, r); });
+    });
     const Matrix& w = p.matrices_[h.matrix];
     auto* logits = reinterpret_cast<float*>(p.logits_.data());
     const size_t stride = static_cast<size_t>(w.blocks) * kColumns;
     const LinearArgs linear{w,      in.view(), count, vector(h.bias),    logits,
                             stride, false,     false, unit_blocks(count)};
     const int units = (w.blocks + linear.unit_blocks - 1) / linear.unit_blocks;
-    ++at.phase;
-    share(at, units, grain(units), [&](int u) { p.kernels_->linear(linear, u); });
-    p.pool_.barrier();
+    phase(at, body + 1, [&](Place here) {
+      share(here, units, grain(units, count), [&](int u) { p.kernels_->linear(linear, u); });
+    });
     const size_t part = p.scratch_.size() / static_cast<size_t>(p.pool_.threads());
     uint8_t* scratch = p.scratch_.data() + part * static_cast<size_t>(at.thread);
-    ++at.phase;
-    share(at, count, 1, [&](int r) {
-      sample_head_row(*p.kernels_, s, static_cast<size_t>(first + r), p.head_.vocabulary,
-                      logits + static_cast<size_t>(r) * stride, scratch);
+    phase(at, body + 2, [&](Place here) {
+      share(here, count, 1, [&](int r) {
+        sample_head_row(*p.kernels_, s, static_cast<size_t>(first + r), p.head_.vocabulary,
+                        logits + static_cast<size_t>(r) * stride, scratch);
+      });
     });
+  }
+
+  // A phase, and the wait for the other threads; its time goes to `spent` where that is wanted.
+  template <class Fn>
+  void phase(Place& at, size_t spent, Fn fn) {
+    using Clock = std::chrono::steady_clock;
+    const bool timed = at.thread == 0 && !p.times_.empty();
+    const auto start = timed ? Clock::now() : Clock::time_point{};
+    fn(at);
+    const auto done = timed ? Clock::now() : Clock::time_point{};
     p.pool_.barrier();
+    ++at.phase;
+    if (!timed) return;
+    p.times_[spent].work += std::chrono::duration<double>(done - start).count();
+    p.times_[spent].wait += std::chrono::duration<double>(Clock::now() - done).count();
   }
 
   void all(int thread) {
     Place at{0, thread};
-    for (const Instruction& i : p.instructions_) {
-      std::visit([&](const auto& op) { run(at, op); }, i);
-      p.pool_.barrier();
-      ++at.phase;
-    }
+    for (size_t i = 0; i < p.instructions_.size(); ++i)
+      phase(at, i, [&](Place here) {
+        std::visit([&](const auto& op) { run(here, op); }, p.instructions_[i]);
+      });
     const int heads = static_cast<int>(s.head_rows.size());
-    for (int first = 0; first < heads; first += kHeadTile, at.phase += 3)
+    for (int first = 0; first < heads; first += kHeadTile)
       head_tile(at, first, std::min(kHeadTile, heads - first));
   }
 };

@@ -9,6 +9,8 @@
 #include <cstring>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__) && !defined(ARGOSY_PLAIN)
+#include <arm_neon.h>
 #endif
 
 #ifndef ARGOSY_ISA
@@ -54,6 +56,7 @@ struct I32x16 {
   __m512i v;
   static I32x16 set1(int32_t x) { return {_mm512_set1_epi32(x)}; }
   static I32x16 load(const void* p) { return {_mm512_loadu_si512(p)}; }
+  friend I32x16 operator+(I32x16 x, I32x16 y) { return {_mm512_add_epi32(x.v, y.v)}; }
 };
 struct F32x16 {
   __m512 v;
@@ -77,14 +80,32 @@ struct F32x16 {
   friend F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 };
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// Lane by lane a > b ? a : b, which passes a NaN in `a` over.
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 // Of bit patterns without sign: a NaN is larger than any number.
 inline I32x16 max_abs(I32x16 m, F32x16 x) {
   const __m512i a = _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff));
   return {_mm512_max_epi32(m.v, a)};
 }
-inline void round_to_s8(F32x16 x, int8_t* out) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+// To the nearest, ties to even; |x| is at most 2^22.
+inline I32x16 round(F32x16 x) { return {_mm512_cvtps_epi32(x.v)}; }
+inline void store_s8(I32x16 x, int8_t* out) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x.v));
 }
+inline void store_s16(I32x16 x, int16_t* out) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(x.v));
+}
+inline int32_t sum(I32x16 x) { return _mm512_reduce_add_epi32(x.v); }
+// One order for every ISA: lane i + lane i+8, then +4, +2, +1.
+inline float sum(F32x16 x) {
+  const __m256d high = _mm512_extractf64x4_pd(_mm512_castps_pd(x.v), 1);
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm256_castpd_ps(high));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+inline int32_t max_lane(I32x16 x) { return _mm512_reduce_max_epi32(x.v); }
+inline float max_lane(F32x16 x) { return _mm512_reduce_max_ps(x.v); }
 
 #elif defined(__AVX2__)
 
@@ -94,6 +115,9 @@ struct I32x16 {
   static I32x16 load(const void* p) {
     const auto* q = static_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+  }
+  friend I32x16 operator+(I32x16 x, I32x16 y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
   }
 };
 struct F32x16 {
@@ -133,19 +157,113 @@ struct F32x16 {
 inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
+inline F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline I32x16 max_abs(I32x16 m, F32x16 x) {
   const __m256i mask = _mm256_set1_epi32(0x7fffffff);
   return {_mm256_max_epi32(m.a, _mm256_and_si256(_mm256_castps_si256(x.a), mask)),
           _mm256_max_epi32(m.b, _mm256_and_si256(_mm256_castps_si256(x.b), mask))};
 }
-inline void round_to_s8(F32x16 x, int8_t* out) {
-  alignas(32) int32_t t[16];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(t), _mm256_cvtps_epi32(x.a));
-  _mm256_store_si256(reinterpret_cast<__m256i*>(t + 8), _mm256_cvtps_epi32(x.b));
-  for (int i = 0; i < 16; ++i) out[i] = static_cast<int8_t>(t[i]);
+inline I32x16 round(F32x16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline __m256i to_s16(I32x16 x) {
+  return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+}
+inline void store_s8(I32x16 x, int8_t* out) {
+  const __m256i y = to_s16(x);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_packs_epi16(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1)));
+}
+inline void store_s16(I32x16 x, int16_t* out) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), to_s16(x));
 }
 
-#else  // plain C++: the twin of the two above, and what other processors run
+#elif defined(__aarch64__) && !defined(ARGOSY_PLAIN)
+
+struct I32x16 {
+  int32x4_t v[4];
+  template <class Fn>
+  static I32x16 make(Fn fn) {
+    return {{fn(0), fn(1), fn(2), fn(3)}};
+  }
+  static I32x16 set1(int32_t x) {
+    return make([=](int) { return vdupq_n_s32(x); });
+  }
+  static I32x16 load(const void* p) {
+    return make([=](int i) { return vld1q_s32(static_cast<const int32_t*>(p) + 4 * i); });
+  }
+  friend I32x16 operator+(I32x16 x, I32x16 y) {
+    return make([&](int i) { return vaddq_s32(x.v[i], y.v[i]); });
+  }
+};
+struct F32x16 {
+  float32x4_t v[4];
+  template <class Fn>
+  static F32x16 make(Fn fn) {
+    return {{fn(0), fn(1), fn(2), fn(3)}};
+  }
+  static F32x16 set1(float x) {
+    return make([=](int) { return vdupq_n_f32(x); });
+  }
+  static F32x16 load(const float* p) {
+    return make([=](int i) { return vld1q_f32(p + 4 * i); });
+  }
+  static F32x16 load_half(const void* p) {
+    return make([=](int i) {
+      return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<const uint16_t*>(p) + 4 * i)));
+    });
+  }
+  static F32x16 from(I32x16 x) {
+    return make([&](int i) { return vcvtq_f32_s32(x.v[i]); });
+  }
+  static F32x16 even_bf16(const void* p) {
+    return make([=](int i) {
+      return vreinterpretq_f32_u32(
+          vshlq_n_u32(vld1q_u32(static_cast<const uint32_t*>(p) + 4 * i), 16));
+    });
+  }
+  static F32x16 odd_bf16(const void* p) {
+    return make([=](int i) {
+      return vreinterpretq_f32_u32(
+          vandq_u32(vld1q_u32(static_cast<const uint32_t*>(p) + 4 * i), vdupq_n_u32(~0xffffu)));
+    });
+  }
+  void store(float* p) const {
+    for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, v[i]);
+  }
+  friend F32x16 operator+(F32x16 a, F32x16 b) {
+    return make([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
+  }
+  friend F32x16 operator-(F32x16 a, F32x16 b) {
+    return make([&](int i) { return vsubq_f32(a.v[i], b.v[i]); });
+  }
+  friend F32x16 operator*(F32x16 a, F32x16 b) {
+    return make([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
+  }
+};
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return F32x16::make([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+  return F32x16::make([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
+}
+inline I32x16 max_abs(I32x16 m, F32x16 x) {
+  return I32x16::make(
+      [&](int i) { return vmaxq_s32(m.v[i], vreinterpretq_s32_f32(vabsq_f32(x.v[i]))); });
+}
+inline I32x16 round(F32x16 x) {
+  return I32x16::make([&](int i) { return vcvtnq_s32_f32(x.v[i]); });
+}
+inline int16x8_t to_s16(I32x16 x, int half) {
+  return vcombine_s16(vmovn_s32(x.v[2 * half]), vmovn_s32(x.v[2 * half + 1]));
+}
+inline void store_s8(I32x16 x, int8_t* out) {
+  vst1q_s8(out, vcombine_s8(vmovn_s16(to_s16(x, 0)), vmovn_s16(to_s16(x, 1))));
+}
+inline void store_s16(I32x16 x, int16_t* out) {
+  vst1q_s16(out, to_s16(x, 0));
+  vst1q_s16(out + 8, to_s16(x, 1));
+}
+
+#else  // plain C++: the twin of those above, and what other processors run
 
 struct I32x16 {
   int32_t v[16];
@@ -158,6 +276,10 @@ struct I32x16 {
     I32x16 r;
     std::memcpy(r.v, p, sizeof r.v);
     return r;
+  }
+  friend I32x16 operator+(I32x16 x, const I32x16& y) {
+    for (int i = 0; i < 16; ++i) x.v[i] += y.v[i];
+    return x;
   }
 };
 struct F32x16 {
@@ -206,6 +328,9 @@ struct F32x16 {
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return F32x16::make([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
+inline F32x16 max(F32x16 a, F32x16 b) {
+  return F32x16::make([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
 inline I32x16 max_abs(I32x16 m, F32x16 x) {
   for (int i = 0; i < 16; ++i) {
     int32_t b;
@@ -215,21 +340,27 @@ inline I32x16 max_abs(I32x16 m, F32x16 x) {
   }
   return m;
 }
-inline void round_to_s8(F32x16 x, int8_t* out) {
-  // Adding 1.5 * 2^23 rounds to nearest even in place; |x| is at most 127 here.
+inline I32x16 round(F32x16 x) {  // adding 1.5 * 2^23 rounds in place
+  I32x16 r;
   for (int i = 0; i < 16; ++i) {
-    float f = x.v[i] + 12582912.0f;
-    int32_t b;
-    std::memcpy(&b, &f, 4);
-    out[i] = static_cast<int8_t>(b - 0x4b400000);
+    const float f = x.v[i] + 12582912.0f;
+    std::memcpy(&r.v[i], &f, 4);
+    r.v[i] -= 0x4b400000;
   }
+  return r;
+}
+inline void store_s8(I32x16 x, int8_t* out) {
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<int8_t>(x.v[i]);
+}
+inline void store_s16(I32x16 x, int16_t* out) {
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<int16_t>(x.v[i]);
 }
 
 #endif
 
 inline void store(I32x16 x, int32_t* p) { std::memcpy(p, &x, 64); }
 
-// One order for every ISA: lane i + lane i+8, then +4, +2, +1.
+#if !defined(__AVX512F__)
 inline float sum(F32x16 x) {
   float t[16];
   x.store(t);
@@ -237,11 +368,31 @@ inline float sum(F32x16 x) {
     for (int i = 0; i < w; ++i) t[i] += t[i + w];
   return t[0];
 }
+inline int32_t sum(I32x16 x) {
+  int32_t t[16], s = 0;
+  store(x, t);
+  for (const int32_t e : t) s += e;
+  return s;
+}
+inline int32_t max_lane(I32x16 x) {
+  int32_t t[16];
+  store(x, t);
+  int32_t m = t[0];
+  for (const int32_t e : t) m = e > m ? e : m;
+  return m;
+}
+inline float max_lane(F32x16 x) {
+  float t[16];
+  x.store(t);
+  float m = t[0];
+  for (const float e : t) m = e > m ? e : m;
+  return m;
+}
+#endif
 
+// The largest of the magnitudes whose bit patterns `max_abs` gathered.
 inline float max_value(I32x16 bits) {
-  int32_t t[16], m = 0;
-  store(bits, t);
-  for (int32_t b : t) m = b > m ? b : m;
+  const int32_t m = max_lane(bits);
   float f;
   std::memcpy(&f, &m, 4);
   return f;

@@ -13,7 +13,6 @@ from protocol import CONTEXT, serve
 from argosy.bundle.open import open_bundle
 from argosy.config import EngineConfig
 from argosy.engine.engine import choose_cache_dtype, open_engine
-from argosy.model.formats import CACHE_DTYPES
 from argosy.model.program import Linear, Program, page_bytes
 from argosy.types import PAGE_TOKENS, Request, SamplingParams
 
@@ -31,7 +30,7 @@ class ArgosyEngine:
         self._names = map(str, itertools.count())
         self._rng = np.random.default_rng(0)
         self.description = f"argosy, {bits(bundle.program)}"
-        self.facts = facts(bundle.program, CACHE_DTYPES[choose_cache_dtype(bundle, config)])
+        self.facts = facts(bundle.program, choose_cache_dtype(bundle, config))
 
     def _add(self, prompt: int, answer: int) -> None:
         tokens = tuple(self._rng.integers(0, self._vocab, prompt).tolist())
@@ -76,7 +75,7 @@ def bits(program: Program) -> str:
     return f"{body[0].format} {share:.2f} bits, head {8 * head.num_bytes / head.num_parameters:.2f}"
 
 
-def facts(program: Program, element: int) -> dict[str, Any]:
+def facts(program: Program, cache_dtype: str) -> dict[str, Any]:
     """What a step reads and computes: every matrix once, the embedding's rows left out."""
     head = program.matrices[program.head().weight]
     names = {op.weight for op in program.ops if isinstance(op, Linear)}
@@ -86,7 +85,7 @@ def facts(program: Program, element: int) -> dict[str, Any]:
         "step_bytes": sum(m.num_bytes for m in [*body, head]),
         "body_ops": 2 * sum(m.num_parameters for m in body),
         "head_ops": 2 * head.num_parameters,
-        "kv_bytes": sum(page_bytes(g, element, PAGE_TOKENS) for g in program.caches) / PAGE_TOKENS,
+        "kv_bytes": sum(page_bytes(g, cache_dtype) for g in program.caches) / PAGE_TOKENS,
     }
 
 

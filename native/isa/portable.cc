@@ -1,3 +1,4 @@
+#define ARGOSY_PLAIN  // no instruction set's own code, on any processor
 #define ARGOSY_ISA portable
 #define ARGOSY_ISA_NS portable
 #include "table.h"

@@ -9,6 +9,8 @@
 #include "../kernels.h"
 #include "../math.h"
 #include "../simd.h"
+#include "dots.h"
+#include "quantize.h"
 
 namespace argosy::ARGOSY_ISA {
 
@@ -30,9 +32,55 @@ struct Running {
   float o[kMaxValueBlocks * 16];
 };
 
-// scores[row][64] of one tile for kRows query rows: sums over d in ascending order.
+// A query as keys of a kind meet it: its numbers, over int8 rounded as a head's keys are.
+struct Query {
+  const float* values;
+  float scale;    // of a product of query and key
+  int32_t start;  // of an integer sum: keys are stored 128 larger
+  alignas(64) int8_t integers[kMaxHeadDim];
+};
+
+template <CacheKind kKind>
+inline void open_query(const AttentionArgs& a, const float* values, Query& q) {
+  q.values = values;
+  q.scale = a.scale;
+  if constexpr (kKind == CacheKind::kInt8) {
+    const Quantized head = quantize_head(values, a.cache.head_dim, q.integers);
+    q.scale = a.scale * head.scale;
+    q.start = kSignedW8 ? 0 : -128 * head.total;
+  }
+}
+
+// scores[row][64] of one tile for kRows query rows, keys in int8: exact sums, then the scales.
+template <int kRows>
+inline void tile_scores_int8(const Cache& c, const uint8_t* const* keys, const Query* q,
+                             float* scores) {
+  I32x16 acc[kRows * kTilePages];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows * kTilePages; ++i) acc[i] = I32x16::set1(q[i % kRows].start);
+#pragma GCC unroll 1
+  for (int d = 0; d < c.head_dim; d += 4) {
+    Quad x[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) x[r] = load_quad(q[r].integers + d);
+#pragma GCC unroll 4
+    for (int page = 0; page < kTilePages; ++page) {
+      const W k = load_w8(keys[page] + d * kPageTokens);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) dot(acc[page * kRows + r], k, x[r]);
+    }
+  }
+  for (int page = 0; page < kTilePages; ++page) {
+    const F32x16 scale = F32x16::load(key_scales(c, keys[page]));
+    for (int r = 0; r < kRows; ++r)
+      (F32x16::from(acc[page * kRows + r]) * (scale * F32x16::set1(q[r].scale)))
+          .store(scores + r * kTileKeys + page * kPageTokens);
+  }
+}
+
+// The same of floating-point keys: sums over d in ascending order.
 template <CacheKind kKind, int kRows>
-inline void tile_scores(const uint8_t* const* keys, int dim, const float* const* q, float* scores) {
+inline void tile_scores(const uint8_t* const* keys, int dim, const Query* q, float* scores) {
   F32x16 acc[kRows * kTilePages];
   for (F32x16& a : acc) a = F32x16::set1(0);
   constexpr int kStep = kKind == CacheKind::kFp32 ? 1 : 2;
@@ -45,20 +93,21 @@ inline void tile_scores(const uint8_t* const* keys, int dim, const float* const*
       if constexpr (kKind == CacheKind::kFp32) {
         const F32x16 k = F32x16::load(reinterpret_cast<const float*>(cell));
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) sum_of[r] = fma(k, F32x16::set1(q[r][d]), sum_of[r]);
+        for (int r = 0; r < kRows; ++r) sum_of[r] = fma(k, F32x16::set1(q[r].values[d]), sum_of[r]);
       } else {
         const F32x16 even = F32x16::even_bf16(cell), odd = F32x16::odd_bf16(cell);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-          sum_of[r] = fma(even, F32x16::set1(q[r][d]), sum_of[r]);
-          if (d + 1 < dim) sum_of[r] = fma(odd, F32x16::set1(q[r][d + 1]), sum_of[r]);
+          sum_of[r] = fma(even, F32x16::set1(q[r].values[d]), sum_of[r]);
+          if (d + 1 < dim) sum_of[r] = fma(odd, F32x16::set1(q[r].values[d + 1]), sum_of[r]);
         }
       }
     }
   }
   for (int page = 0; page < kTilePages; ++page)
     for (int r = 0; r < kRows; ++r)
-      acc[page * kRows + r].store(scores + r * kTileKeys + page * kPageTokens);
+      (acc[page * kRows + r] * F32x16::set1(q[r].scale))
+          .store(scores + r * kTileKeys + page * kPageTokens);
 }
 
 // Sixteen dims of token t of a block of values.
@@ -81,23 +130,17 @@ inline void page_values(const uint8_t* values, const float* p, int low, int high
   }
 }
 
-// Turns scores [low, high) into exp(score - m), updates m and l, returns how much o must shrink.
-inline float soften(float* s, int low, int high, float scale, Running& run) {
-  // A not-a-number wins and stays: the row ends as one, and its sequence in an error.
-  const auto larger = [](float x, float y) { return x > y || x != x ? x : y; };
-  constexpr float kNone = -__builtin_inff();
-  float top = run.m, lanes[kLanes];
-  for (float& x : lanes) x = kNone;
-  for (int t = 0; t < kTileKeys; t += kLanes)
-    for (int i = 0; i < kLanes; ++i) {
-      s[t + i] = t + i >= low && t + i < high ? s[t + i] * scale : kNone;
-      lanes[i] = larger(s[t + i], lanes[i]);
-    }
-  for (const float x : lanes) top = larger(x, top);
-  for (int t = 0; t < kTileKeys; ++t) s[t] = t >= low && t < high ? s[t] - top : kNone;
-  for (int t = 0; t < kTileKeys; ++t) s[t] = exp_f32(s[t]);
+// Turns scores [low, high) into exp(score - m), others into 0; updates m and l, returns how much o
+// must shrink. A not-a-number makes l one: the row ends as one, and its sequence in an error.
+inline float soften(float* s, int low, int high, Running& run) {
+  if (low > 0 || high < kTileKeys)
+    for (int t = 0; t < kTileKeys; ++t) s[t] = t >= low && t < high ? s[t] : -__builtin_inff();
+  F32x16 largest = F32x16::set1(run.m);
+  for (int t = 0; t < kTileKeys; t += kLanes) largest = max(F32x16::load(s + t), largest);
+  const float top = max_lane(largest);
+  for (int t = 0; t < kTileKeys; ++t) s[t] = exp_f32(s[t] - top);
   F32x16 total = F32x16::load(s);
-  for (int t = 16; t < kTileKeys; t += 16) total = total + F32x16::load(s + t);
+  for (int t = kLanes; t < kTileKeys; t += kLanes) total = total + F32x16::load(s + t);
   const float shrink = exp_f32(run.m - top);
   run.l = run.l * shrink + sum(total);
   run.m = top;
@@ -149,9 +192,115 @@ inline void accumulate_rows(const AttentionArgs& a, const uint8_t* const* keys, 
   for (int i = 0; i < kRows * kBlocks; ++i) o[i].store(run[i / kBlocks].o + 16 * (b + i % kBlocks));
 }
 
+// integers[64] * step is about weight * scale of the value, 0 for keys outside [low, high), where
+// neither weight nor scale need be numbers.
+inline float fold_scales(const Cache& c, const uint8_t* const* keys, const float* weights, int low,
+                         int high, int16_t* integers) {
+  alignas(64) float folded[kTileKeys];
+  I32x16 bits = I32x16::set1(0);
+  for (int page = 0; page < kTilePages; ++page) {
+    const float* scales = value_scales(c, keys[page]);
+    for (int i = 0, t = page * kPageTokens; i < kPageTokens; ++i, ++t)
+      folded[t] = weights[t] * scales[i];
+  }
+  if (low > 0 || high < kTileKeys)
+    for (int t = 0; t < kTileKeys; ++t) folded[t] = t >= low && t < high ? folded[t] : 0.0f;
+  for (int t = 0; t < kTileKeys; t += kLanes) bits = max_abs(bits, F32x16::load(folded + t));
+  const Steps s = steps(max_value(bits), 32767.0f);
+  const F32x16 inverse = F32x16::set1(s.inverse);
+  for (int t = 0; t < kTileKeys; t += kLanes)
+    store_s16(round(F32x16::load(folded + t) * inverse), integers + t);
+  return s.scale;
+}
+
+// run.o = run.o * shrink + step * (integers @ values) of kBlocks blocks, for rows that see a key.
+template <int kRows, int kBlocks>
+inline void accumulate_int8(const AttentionArgs& a, const uint8_t* const* keys, int first, int last,
+                            const int16_t* integers, const float* step, const float* shrink, int b,
+                            Running* run) {
+  I32x16 acc[kRows * kBlocks];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows * kBlocks; ++i) acc[i] = I32x16::set1(0);
+  for (int page = first; page < last; ++page) {
+    const auto* values =
+        reinterpret_cast<const int8_t*>(keys[page] + a.cache.value_offset) + b * 256;
+#pragma GCC unroll 1
+    for (int t = 0; t < kPageTokens; t += 2) {
+      Pair x[kRows];
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r)
+        x[r] = load_pair(integers + r * kTileKeys + page * kPageTokens + t);
+#pragma GCC unroll 4
+      for (int i = 0; i < kBlocks; ++i) {
+        const W16 v = load_w16(values + i * 256 + t * 16);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) dot16(acc[r * kBlocks + i], v, x[r]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    if (step[r] < 0.0f) continue;
+    for (int i = 0; i < kBlocks; ++i) {
+      float* o = run[r].o + 16 * (b + i);
+      fma(F32x16::from(acc[r * kBlocks + i]), F32x16::set1(step[r]),
+          F32x16::load(o) * F32x16::set1(shrink[r]))
+          .store(o);
+    }
+  }
+}
+
+// Values of a tile in int8. Keys a row does not see weigh 0 there, whatever their values hold.
+template <int kRows>
+inline void add_values_int8(const AttentionArgs& a, const uint8_t* const* keys,
+                            const float* weights, const int* low, const int* high,
+                            const float* shrink, Running* run) {
+  alignas(64) int16_t integers[kRows * kTileKeys];
+  float step[kRows];
+  int first = kTilePages, last = 0;
+  for (int r = 0; r < kRows; ++r) {
+    const float* p = weights + r * kTileKeys;
+    step[r] = fold_scales(a.cache, keys, p, low[r], high[r], integers + r * kTileKeys);
+    if (low[r] >= high[r]) {
+      step[r] = -1.0f;
+      continue;
+    }
+    first = low[r] / kPageTokens < first ? low[r] / kPageTokens : first;
+    last = (high[r] + kPageTokens - 1) / kPageTokens > last
+               ? (high[r] + kPageTokens - 1) / kPageTokens
+               : last;
+  }
+  const int blocks = (a.cache.head_dim + 15) / 16;
+  int b = 0;
+  for (; b + 4 <= blocks; b += 4)
+    accumulate_int8<kRows, 4>(a, keys, first, last, integers, step, shrink, b, run);
+  for (; b < blocks; ++b)
+    accumulate_int8<kRows, 1>(a, keys, first, last, integers, step, shrink, b, run);
+}
+
+// Values of a tile in fp32 or bf16: read once for all rows where all see all of it.
+template <CacheKind kKind, int kRows>
+inline void add_values(const AttentionArgs& a, const uint8_t* const* keys, const float* weights,
+                       const int* low, const int* high, const float* shrink, Running* run) {
+  bool whole = true;
+  for (int r = 0; r < kRows; ++r) whole = whole && low[r] == 0 && high[r] == kTileKeys;
+  const int blocks = (a.cache.head_dim + 15) / 16;
+  int done = 0;
+  if (whole)
+    for (; done + 4 <= blocks; done += 4)
+      accumulate_rows<kKind, kRows, 4>(a, keys, weights, shrink, done, run);
+  for (int r = 0; r < kRows; ++r) {
+    if (low[r] >= high[r]) continue;
+    const float* p = weights + r * kTileKeys;
+    int b = done;
+    for (; b + 4 <= blocks; b += 4)
+      accumulate<kKind, 4>(a, keys, p, low[r], high[r], shrink[r], b, run[r]);
+    for (; b < blocks; ++b) accumulate<kKind, 1>(a, keys, p, low[r], high[r], shrink[r], b, run[r]);
+  }
+}
+
 // One tile of 64 keys for kRows query rows.
 template <CacheKind kKind, int kRows>
-inline void attend_tile(const AttentionArgs& a, int tile, int kv_head, const float* const* q,
+inline void attend_tile(const AttentionArgs& a, int tile, int kv_head, const Query* q,
                         const int* position, Running* run) {
   const uint8_t* keys[kTilePages];
   alignas(64) float scores[kRows * kTileKeys];
@@ -164,31 +313,22 @@ inline void attend_tile(const AttentionArgs& a, int tile, int kv_head, const flo
                  static_cast<size_t>(a.page_table[at / kPageTokens]) * a.cache.page_bytes +
                  kv_head * a.cache.record_bytes;
   }
-  tile_scores<kKind, kRows>(keys, a.cache.head_dim, q, scores);
+  if constexpr (kKind == CacheKind::kInt8)
+    tile_scores_int8<kRows>(a.cache, keys, q, scores);
+  else
+    tile_scores<kKind, kRows>(keys, a.cache.head_dim, q, scores);
   int low[kRows], high[kRows];
   float shrink[kRows];
-  bool whole = true;
   for (int r = 0; r < kRows; ++r) {
     const int seen_from = a.window ? position[r] + 1 - a.window : 0;
     low[r] = clamp(seen_from - tile * kTileKeys, 0, kTileKeys);
     high[r] = clamp(position[r] + 1 - tile * kTileKeys, 0, kTileKeys);
-    whole = whole && low[r] == 0 && high[r] == kTileKeys;
-    if (low[r] < high[r])
-      shrink[r] = soften(scores + r * kTileKeys, low[r], high[r], a.scale, run[r]);
+    shrink[r] = low[r] < high[r] ? soften(scores + r * kTileKeys, low[r], high[r], run[r]) : 1.0f;
   }
-  const int blocks = (a.cache.head_dim + 15) / 16;
-  int done = 0;
-  if (whole)
-    for (; done + 4 <= blocks; done += 4)
-      accumulate_rows<kKind, kRows, 4>(a, keys, scores, shrink, done, run);
-  for (int r = 0; r < kRows; ++r) {
-    if (low[r] >= high[r]) continue;
-    const float* p = scores + r * kTileKeys;
-    int b = done;
-    for (; b + 4 <= blocks; b += 4)
-      accumulate<kKind, 4>(a, keys, p, low[r], high[r], shrink[r], b, run[r]);
-    for (; b < blocks; ++b) accumulate<kKind, 1>(a, keys, p, low[r], high[r], shrink[r], b, run[r]);
-  }
+  if constexpr (kKind == CacheKind::kInt8)
+    add_values_int8<kRows>(a, keys, scores, low, high, shrink, run);
+  else
+    add_values<kKind, kRows>(a, keys, scores, low, high, shrink, run);
 }
 
 inline void start(Running& run, int blocks) {
@@ -199,8 +339,8 @@ inline void start(Running& run, int blocks) {
 
 // total = total and part, part later in the sequence.
 inline void merge(Running& total, const Running& part, int blocks) {
-  if (part.m == -__builtin_inff()) return;
-  const float top = part.m > total.m || part.m != part.m ? part.m : total.m;
+  if (part.l == 0.0f) return;  // no key of it is seen
+  const float top = part.m > total.m ? part.m : total.m;
   const float x = exp_f32(total.m - top), y = exp_f32(part.m - top);
   total.l = total.l * x + part.l * y;
   for (int i = 0; i < 16 * blocks; ++i) total.o[i] = total.o[i] * x + part.o[i] * y;
@@ -209,12 +349,12 @@ inline void merge(Running& total, const Running& part, int blocks) {
 
 template <CacheKind kKind, int kRows>
 inline void attend_rows(const AttentionArgs& a, const int* row, const int* head, int kv_head) {
-  const float* q[kRows];
+  Query q[kRows];
   int position[kRows], last = 0, first = 1 << 30;
   Running total[kRows], part[kRows];
   const int blocks = (a.cache.head_dim + 15) / 16;
   for (int r = 0; r < kRows; ++r) {
-    q[r] = a.q + row[r] * a.q_stride + head[r] * a.cache.head_dim;
+    open_query<kKind>(a, a.q + row[r] * a.q_stride + head[r] * a.cache.head_dim, q[r]);
     position[r] = a.positions[row[r]];
     last = position[r] > last ? position[r] : last;
     const int seen_from = a.window ? position[r] + 1 - a.window : 0;
@@ -253,10 +393,16 @@ inline void attention(const AttentionArgs& a, int row, int rows, int kv_head) {
   constexpr int kBatch = 4 * kScoreRows;
   int row_of[kBatch], head_of[kBatch], count = 0;
   const auto flush = [&] {
-    if (a.cache.kind == CacheKind::kFp32)
-      attend_any<CacheKind::kFp32, kScoreRows>(a, row_of, head_of, count, kv_head);
-    else
-      attend_any<CacheKind::kBf16, kScoreRows>(a, row_of, head_of, count, kv_head);
+    switch (a.cache.kind) {
+      case CacheKind::kFp32:
+        attend_any<CacheKind::kFp32, kScoreRows>(a, row_of, head_of, count, kv_head);
+        break;
+      case CacheKind::kBf16:
+        attend_any<CacheKind::kBf16, kScoreRows>(a, row_of, head_of, count, kv_head);
+        break;
+      case CacheKind::kInt8:
+        attend_any<CacheKind::kInt8, kScoreRows>(a, row_of, head_of, count, kv_head);
+    }
     count = 0;
   };
   for (int r = row; r < row + rows; ++r)

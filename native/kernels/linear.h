@@ -26,14 +26,12 @@ inline void put(const LinearArgs& a, const float* tile, int rows, float* out) {
 
 inline void linear(const LinearArgs& a, int unit) {
   alignas(64) float tile[2][kTileRows * kColumns];
+  float* const out_of[] = {tile[0], tile[1]};
   const int first = unit * a.unit_blocks;
   const int blocks = a.w.blocks - first < a.unit_blocks ? a.w.blocks - first : a.unit_blocks;
   for (int row = 0; row < a.rows; row += kTileRows) {
     const int rows = a.rows - row < kTileRows ? a.rows - row : kTileRows;
-    if (blocks == 2 && a.rows >= kPairRows)
-      matmul_pair(a.w, first, a.in, row, rows, tile[0], tile[1]);
-    else
-      for (int b = 0; b < blocks; ++b) matmul_tile(a.w, first + b, a.in, row, rows, tile[b]);
+    matmul(a.w, first, blocks, a.in, row, rows, out_of);
     for (int b = 0; b < blocks; ++b)
       add_bias(tile[b], rows, a.bias ? a.bias + (first + b) * kColumns : nullptr);
     float* out = a.out + row * a.out_stride;

@@ -1,381 +1,273 @@
 // y[rows, 16 columns] = x @ one block of a packed matrix, for every format.
 //
 // The numeric contract (docs/explanation/numeric-contract.md): a row's sum is the same whatever
-// other rows share the tile. Quantized: integer dots exact within a group, groups added by fma in
-// ascending order. fp32, fp16, bf16: chunks of kChunk k, four chains per chunk (element, or pair
-// for bf16, number i goes to chain i % 4), added as (c0+c1)+(c2+c3), chunks in ascending order.
+// other rows share the tile. Quantized: integer dots exact within a group; groups added by fma in
+// ascending order; w4: first those that share an input scale, then these sums. fp32, fp16, bf16:
+// chunks of kChunk k, two chains per chunk (element, or pair for bf16, number i goes to chain i %
+// 2), added as c0 + c1, chunks in ascending order.
 #pragma once
 #include "../formats.h"
 #include "../simd.h"
+#include "dots.h"
 
 namespace argosy::ARGOSY_ISA {
 
 constexpr int kChunk = 512;
-constexpr int kChains = 4;
+constexpr int kChains = 2;
 constexpr int kPrefetch = 4096;  // bytes ahead of the stream of cells
 
+// Rows of a tile: sums, weights and an input fill the registers.
 #if defined(__AVX512F__)
-constexpr int kIntRows = 8, kFloatRows = 4;
+constexpr int kIntRows = 8, kFloatRows = 6, kPairTile = 6;
 #elif defined(__AVX2__)
 constexpr int kIntRows = 2, kFloatRows = 1;
 #else
 constexpr int kIntRows = 4, kFloatRows = 2;
 #endif
 
-// ---- integer dots: acc += sum over 4 k of w[col][k] * a[k], for 16 columns ----------------------
+// ---- integers -----------------------------------------------------------------------------------
 
-#if defined(__AVX512VNNI__)
-struct W {
-  __m512i v;
+// The cells of one group, and where its line of scales is: a line follows two groups (symmetric) or
+// each group (asymmetric); the last may be half used.
+struct Group {
+  const uint8_t *cells, *scales;
 };
-inline void dot(I32x16& acc, W w, const int8_t* a) {
-  // GCC 12 folds no broadcast intrinsic into the instruction; the memory operand costs nothing.
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0"
-          : "+v"(acc.v)
-          : "v"(w.v), "m"(*reinterpret_cast<const int32_t*>(a)));
-}
-inline W load_w8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-inline void load_w4(const uint8_t* p, W& lo, W& hi) {
-  const __m512i v = _mm512_loadu_si512(p), mask = _mm512_set1_epi8(15);
-  lo = {_mm512_and_si512(v, mask)};
-  hi = {_mm512_and_si512(_mm512_srli_epi16(v, 4), mask)};
-}
-constexpr bool kSignedW8 = false;
-#elif defined(__AVX2__)
-struct W {
-  __m256i a, b;
-};
-inline __m256i dot8(__m256i acc, __m256i w, __m256i x) {
-  // vpmaddubsw wants one unsigned side: |w| * sign(x, w); at most 2*127*127, so nothing saturates.
-  const __m256i p = _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w));
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
-}
-inline void dot(I32x16& acc, W w, const int8_t* a) {
-  int32_t four;
-  std::memcpy(&four, a, 4);
-  const __m256i x = _mm256_set1_epi32(four);
-  acc = {dot8(acc.a, w.a, x), dot8(acc.b, w.b, x)};
-}
-inline W load_w8(const uint8_t* p) {
-  const I32x16 i = I32x16::load(p);
-  const __m256i flip = _mm256_set1_epi8(-128);
-  return {_mm256_xor_si256(i.a, flip), _mm256_xor_si256(i.b, flip)};
-}
-inline void load_w4(const uint8_t* p, W& lo, W& hi) {
-  const I32x16 i = I32x16::load(p);
-  const __m256i mask = _mm256_set1_epi8(15);
-  lo = {_mm256_and_si256(i.a, mask), _mm256_and_si256(i.b, mask)};
-  hi = {_mm256_and_si256(_mm256_srli_epi16(i.a, 4), mask),
-        _mm256_and_si256(_mm256_srli_epi16(i.b, 4), mask)};
-}
-constexpr bool kSignedW8 = true;  // weights are re-signed on load: sums start at 0
-#else
-struct W {
-  uint8_t v[64];
-};
-inline void dot(I32x16& acc, const W& w, const int8_t* a) {
-  for (int c = 0; c < 16; ++c)
-    acc.v[c] +=
-        w.v[4 * c] * a[0] + w.v[4 * c + 1] * a[1] + w.v[4 * c + 2] * a[2] + w.v[4 * c + 3] * a[3];
-}
-inline W load_w8(const uint8_t* p) {
-  W w;
-  std::memcpy(w.v, p, 64);
-  return w;
-}
-inline void load_w4(const uint8_t* p, W& lo, W& hi) {
-  for (int i = 0; i < 64; ++i) {
-    lo.v[i] = p[i] & 15;
-    hi.v[i] = p[i] >> 4;
-  }
-}
-constexpr bool kSignedW8 = false;
-#endif
-
-template <Kind kKind, int kRows>
-inline void dot_group(const uint8_t* cells, int group, const uint8_t* const* a, I32x16* acc) {
-#pragma GCC unroll 1
-  for (int k = 0; k < group; k += kKind == Kind::kW4 ? 8 : 4, cells += kCellBytes) {
-    __builtin_prefetch(cells + kPrefetch);
-    W lo, hi;
-    if constexpr (kKind == Kind::kW4)
-      load_w4(cells, lo, hi);
-    else
-      lo = load_w8(cells);
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      const auto* x = reinterpret_cast<const int8_t*>(a[m]) + k;
-      dot(acc[m], lo, x);
-      if constexpr (kKind == Kind::kW4) dot(acc[m], hi, x + 4);
-    }
-  }
+template <bool kAsym>
+inline Group next_group(const uint8_t*& p, int g, int groups, size_t cells) {
+  const bool second = !kAsym && (g & 1), pair = !kAsym && !second && g + 1 < groups;
+  const Group found{p, p + (pair ? 2 : 1) * cells + (second ? 32 : 0)};
+  p += cells + (pair ? 0 : kCellBytes);
+  return found;
 }
 
-template <Kind kKind, int kRows>
-void tile_int(const Matrix& w, int block, const Inputs& in, int row, float* out) {
-  const int group = w.format.group, groups = w.k_pad / group;
-  const bool asym = w.format.asymmetric;
+// kBlocks blocks beside each other: an input is loaded once for all. w8: each group's dots enter
+// the sum with both scales. w4: sums over the groups that share an input scale are kept apart, and
+// enter `out` with that scale.
+template <Kind kKind, bool kAsym, int kRows, int kBlocks>
+void tile_int(const Matrix& w, int block, const Inputs& in, int row, float* const* out) {
   constexpr int kCellK = kKind == Kind::kW4 ? 8 : 4;
-  const size_t group_cells = static_cast<size_t>(group / kCellK) * kCellBytes;
-  const uint8_t* p = w.data + block * w.block_bytes;
-  F32x16 f[kRows];
-  const uint8_t* a[kRows];
-  for (int m = 0; m < kRows; ++m) {
-    f[m] = F32x16::set1(0);
-    a[m] = in.values + (row + m) * in.value_stride;
-  }
-  for (int g = 0; g < groups; ++g) {
-    const bool second = !asym && (g & 1);
-    // The line of scales follows two groups (symmetric) or each group (asymmetric).
-    const bool pair = !asym && !second && g + 1 < groups;
-    const uint8_t* line = p + (pair ? 2 : 1) * group_cells;
-    const F32x16 sw = F32x16::load_half(line + (second ? 32 : 0));
-    I32x16 acc[kRows];
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m)
-      acc[m] = kKind == Kind::kW8 && kSignedW8
-                   ? I32x16::set1(0)
-                   : I32x16::set1(in.starts[(row + m) * in.group_stride + g]);
-    dot_group<kKind, kRows>(p, group, a, acc);
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      const size_t at = (row + m) * in.group_stride + g;
-      f[m] = fma(F32x16::from(acc[m]), sw * F32x16::set1(in.scales[at]), f[m]);
-      a[m] += group;
-    }
-    if (asym) {
-      const F32x16 low = F32x16::load_half(line + 32);
-      for (int m = 0; m < kRows; ++m)
-        f[m] = fma(low, F32x16::set1(-in.sums[(row + m) * in.group_stride + g]), f[m]);
-    }
-    p += group_cells + (pair ? 0 : kCellBytes);
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) f[m].store(out + m * kColumns);
-}
-
-// ---- two blocks at once -------------------------------------------------------------------------
-
-#if defined(__AVX512VNNI__)
-constexpr int kPairTile = 6;  // rows: 24 sums, 4 cells of weights and an input fill the registers
-
-// acc += dots of four inputs with four k of two cells. In assembly since GCC 12 takes the inputs
-// through general registers and copies the sums.
-inline void dot_pair(__m512i& acc0, __m512i& acc1, W w0, W w1, const uint8_t* a) {
-  __m512i x;
-  __asm__("vpbroadcastd %1, %0" : "=v"(x) : "m"(*reinterpret_cast<const int32_t*>(a)));
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc0) : "v"(w0.v), "v"(x));
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc1) : "v"(w1.v), "v"(x));
-}
-
-// As tile_int, of `block` and the next: an input is loaded once for both.
-template <Kind kKind, bool kAsym, int kRows>
-void tile_int_pair(const Matrix& w, int block, const Inputs& in, int row, float* out0,
-                   float* out1) {
   const int group = w.format.group, groups = w.k_pad / group;
-  constexpr int kCellK = kKind == Kind::kW4 ? 8 : 4;
-  const size_t group_cells = static_cast<size_t>(group / kCellK) * kCellBytes;
+  const size_t cells = static_cast<size_t>(group / kCellK) * kCellBytes, next = w.block_bytes;
   const uint8_t* p = w.data + block * w.block_bytes;
-  const size_t next = w.block_bytes;
-  F32x16 f0[kRows], f1[kRows];
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) f0[m] = f1[m] = F32x16::set1(0);
   const uint8_t* a = in.values + row * in.value_stride;
   const int32_t* starts = in.starts + row * in.group_stride;
-  const float* scales = in.scales + row * in.group_stride;
+  const float* sums = in.sums + row * in.group_stride;
+  const float* scales = in.scales + row * in.scale_stride;
+  F32x16 part[kRows * kBlocks];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows * kBlocks; ++i) {
+    part[i] = F32x16::set1(0);
+    part[i].store(out[i / kRows] + i % kRows * kColumns);
+  }
   for (int g = 0; g < groups; ++g, a += group) {
-    const bool second = !kAsym && (g & 1);
-    const bool pair = !kAsym && !second && g + 1 < groups;
-    const uint8_t* line = p + (pair ? 2 : 1) * group_cells + (second ? 32 : 0);
-    __m512i acc0[kRows], acc1[kRows];
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m)
-      acc0[m] = acc1[m] = _mm512_set1_epi32(starts[m * in.group_stride + g]);
-    const uint8_t* cell = p;
+    const Group at = next_group<kAsym>(p, g, groups, cells);
+    I32x16 acc[kRows * kBlocks];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows * kBlocks; ++i)
+      acc[i] = kKind == Kind::kW8 && kSignedW8
+                   ? I32x16::set1(0)
+                   : I32x16::set1(starts[i % kRows * in.group_stride + g]);
+    const uint8_t* cell = at.cells;
 #pragma GCC unroll 1
     for (int k = 0; k < group; k += kCellK, cell += kCellBytes) {
-      __builtin_prefetch(cell + kPrefetch);
-      __builtin_prefetch(cell + next + kPrefetch);
-      W lo0, hi0, lo1, hi1;
-      if constexpr (kKind == Kind::kW4)
-        load_w4(cell, lo0, hi0), load_w4(cell + next, lo1, hi1);
-      else
-        lo0 = load_w8(cell), lo1 = load_w8(cell + next);
+      W lo[kBlocks], hi[kBlocks];
+#pragma GCC unroll 2
+      for (int b = 0; b < kBlocks; ++b) {
+        __builtin_prefetch(cell + b * next + kPrefetch);
+        if constexpr (kKind == Kind::kW4)
+          load_w4(cell + b * next, lo[b], hi[b]);
+        else
+          lo[b] = load_w8(cell + b * next);
+      }
 #pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m) {
         const uint8_t* x = a + m * in.value_stride + k;
-        dot_pair(acc0[m], acc1[m], lo0, lo1, x);
-        if constexpr (kKind == Kind::kW4) dot_pair(acc0[m], acc1[m], hi0, hi1, x + 4);
+        const Quad low = load_quad(x);
+#pragma GCC unroll 2
+        for (int b = 0; b < kBlocks; ++b) dot(acc[b * kRows + m], lo[b], low);
+        if constexpr (kKind == Kind::kW4) {
+          const Quad high = load_quad(x + 4);
+#pragma GCC unroll 2
+          for (int b = 0; b < kBlocks; ++b) dot(acc[b * kRows + m], hi[b], high);
+        }
       }
     }
-    const F32x16 sw0 = F32x16::load_half(line), sw1 = F32x16::load_half(line + next);
+#pragma GCC unroll 2
+    for (int b = 0; b < kBlocks; ++b) {
+      const F32x16 scale = F32x16::load_half(at.scales + b * next);
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      const F32x16 sa = F32x16::set1(scales[m * in.group_stride + g]);
-      f0[m] = fma(F32x16::from({acc0[m]}), sw0 * sa, f0[m]);
-      f1[m] = fma(F32x16::from({acc1[m]}), sw1 * sa, f1[m]);
-    }
-    if constexpr (kAsym) {
-      const F32x16 low0 = F32x16::load_half(line + 32), low1 = F32x16::load_half(line + next + 32);
       for (int m = 0; m < kRows; ++m) {
-        const F32x16 sum = F32x16::set1(-in.sums[(row + m) * in.group_stride + g]);
-        f0[m] = fma(low0, sum, f0[m]);
-        f1[m] = fma(low1, sum, f1[m]);
+        F32x16& sum = part[b * kRows + m];
+        const F32x16 x = F32x16::from(acc[b * kRows + m]);
+        if constexpr (kKind == Kind::kW8)
+          sum = fma(x, scale * F32x16::set1(scales[m * in.scale_stride + g]), sum);
+        else
+          sum = fma(x, scale, sum);
+      }
+      if constexpr (kAsym) {
+        const F32x16 low = F32x16::load_half(at.scales + b * next + 32);
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m)
+          part[b * kRows + m] =
+              fma(low, F32x16::set1(sums[m * in.group_stride + g]), part[b * kRows + m]);
       }
     }
-    p += group_cells + (pair ? 0 : kCellBytes);
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-    f0[m].store(out0 + m * kColumns);
-    f1[m].store(out1 + m * kColumns);
-  }
-}
-
-template <Kind kKind, bool kAsym, int kRows = kPairTile>
-void pair_of(const Matrix& w, int block, const Inputs& in, int row, int rows, float* out0,
-             float* out1) {
-  if (rows == kRows) return tile_int_pair<kKind, kAsym, kRows>(w, block, in, row, out0, out1);
-  if constexpr (kRows > 1) pair_of<kKind, kAsym, kRows - 1>(w, block, in, row, rows, out0, out1);
-}
-#endif
-
-// ---- float dots ---------------------------------------------------------------------------------
-
-// acc[m] += the next step of one chain: one k (fp32, fp16) or one pair of k (bf16).
-template <Kind kKind, int kRows>
-inline void float_step(const uint8_t* cell, const uint8_t* const* a, int i, F32x16* acc) {
-  if constexpr (kKind == Kind::kBf16) {
-#if defined(__AVX512BF16__)
-    const __m512i w = _mm512_loadu_si512(cell);
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m)
-      __asm__("vdpbf16ps %2%{1to16%}, %1, %0"
-              : "+v"(acc[m * kChains].v)
-              : "v"(w), "m"(reinterpret_cast<const int32_t*>(a[m])[i]));
-#else
-    const F32x16 even = F32x16::even_bf16(cell), odd = F32x16::odd_bf16(cell);
-    for (int m = 0; m < kRows; ++m) {
-      const auto* x = reinterpret_cast<const uint16_t*>(a[m]) + 2 * i;
-      F32x16& f = acc[m * kChains];
-      f = fma(odd, F32x16::set1(bf16_to_float(x[1])), f);
-      f = fma(even, F32x16::set1(bf16_to_float(x[0])), f);
+    if constexpr (kKind == Kind::kW4) {
+      if ((g + 1) * group % kInputGroup != 0 && g + 1 != groups) continue;
+      const float* shared = scales + g * group / kInputGroup;
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows * kBlocks; ++i) {
+        float* to = out[i / kRows] + i % kRows * kColumns;
+        fma(part[i], F32x16::set1(shared[i % kRows * in.scale_stride]), F32x16::load(to)).store(to);
+        part[i] = F32x16::set1(0);
+      }
     }
-#endif
-  } else {
-    F32x16 w;
-    if constexpr (kKind == Kind::kFp32)
-      w = F32x16::load(reinterpret_cast<const float*>(cell));
-    else
-      w = F32x16::load_half(cell);
-#pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m)
-      acc[m * kChains] =
-          fma(w, F32x16::set1(reinterpret_cast<const float*>(a[m])[i]), acc[m * kChains]);
   }
+  if constexpr (kKind == Kind::kW8)
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows * kBlocks; ++i) part[i].store(out[i / kRows] + i % kRows * kColumns);
 }
 
-template <Kind kKind, int kRows>
-void tile_float(const Matrix& w, int block, const Inputs& in, int row, float* out) {
+// ---- floating point -----------------------------------------------------------------------------
+
+// One step of a chain: sixteen columns at one k (fp32, fp16) or a pair of k (bf16), and the input
+// there. acc += w * x.
+template <Kind kKind>
+struct Step {
+  F32x16 w;
+  explicit Step(const uint8_t* cell)
+      : w(kKind == Kind::kFp16 ? F32x16::load_half(cell)
+                               : F32x16::load(reinterpret_cast<const float*>(cell))) {}
+  F32x16 input(const uint8_t* a, int i) const {
+    return F32x16::set1(reinterpret_cast<const float*>(a)[i]);
+  }
+  void add(F32x16& acc, F32x16 x) const { acc = fma(w, x, acc); }
+};
+#if defined(__AVX512BF16__)
+template <>
+struct Step<Kind::kBf16> {
+  W w;
+  explicit Step(const uint8_t* cell) : w{_mm512_loadu_si512(cell)} {}
+  Quad input(const uint8_t* a, int i) const { return load_quad(a + 4 * i); }
+  void add(F32x16& acc, Quad x) const {
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(x.v));
+  }
+};
+#else
+template <>
+struct Step<Kind::kBf16> {
+  F32x16 even, odd;
+  struct Two {
+    F32x16 even, odd;
+  };
+  explicit Step(const uint8_t* cell) : even(F32x16::even_bf16(cell)), odd(F32x16::odd_bf16(cell)) {}
+  Two input(const uint8_t* a, int i) const {
+    const auto* x = reinterpret_cast<const uint16_t*>(a) + 2 * i;
+    return {F32x16::set1(bf16_to_float(x[0])), F32x16::set1(bf16_to_float(x[1]))};
+  }
+  void add(F32x16& acc, const Two& x) const {
+    acc = fma(odd, x.odd, acc);
+    acc = fma(even, x.even, acc);
+  }
+};
+#endif
+
+// kBlocks blocks beside each other: an input is loaded once for all.
+template <Kind kKind, int kRows, int kBlocks>
+void tile_float(const Matrix& w, int block, const Inputs& in, int row, float* const* out) {
   constexpr int kStepK = kKind == Kind::kBf16 ? 2 : 1;
   constexpr size_t kStepBytes = kKind == Kind::kFp16 ? 32 : 64;
   const int steps = w.k_pad / kStepK;
   const uint8_t* p = w.data + block * w.block_bytes;
-  const uint8_t* a[kRows];
-  F32x16 total[kRows];
-  for (int m = 0; m < kRows; ++m) {
-    a[m] = in.values + (row + m) * in.value_stride;
-    total[m] = F32x16::set1(0);
-  }
+  const uint8_t* a = in.values + row * in.value_stride;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows * kBlocks; ++i)
+    F32x16::set1(0).store(out[i / kRows] + i % kRows * kColumns);
   for (int begin = 0; begin < steps; begin += kChunk / kStepK) {
     const int end = begin + kChunk / kStepK < steps ? begin + kChunk / kStepK : steps;
-    F32x16 acc[kRows * kChains];
+    F32x16 acc[kChains * kBlocks * kRows];
+#pragma GCC unroll 32
     for (F32x16& x : acc) x = F32x16::set1(0);
+    const auto step = [&](int i, int chain) __attribute__((always_inline)) {
+      F32x16* to = acc + chain * kBlocks * kRows;
+      const Step<kKind> first(p), second(p + (kBlocks - 1) * w.block_bytes);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        const auto x = first.input(a + m * in.value_stride, i);
+        first.add(to[m], x);
+        if constexpr (kBlocks == 2) second.add(to[kRows + m], x);
+      }
+      p += kStepBytes;
+    };
     int i = begin;
 #pragma GCC unroll 1
     for (; i + kChains <= end; i += kChains) {
       __builtin_prefetch(p + kPrefetch);
-#pragma GCC unroll 4
-      for (int c = 0; c < kChains; ++c, p += kStepBytes)
-        float_step<kKind, kRows>(p, a, i + c, acc + c);
+      if constexpr (kBlocks == 2) __builtin_prefetch(p + w.block_bytes + kPrefetch);
+      step(i, 0);
+      step(i + 1, 1);
     }
-    for (int c = 0; i < end; ++i, ++c, p += kStepBytes)  // tail of the last chunk, same chains
-      switch (c) {
-        case 0:
-          float_step<kKind, kRows>(p, a, i, acc);
-          break;
-        case 1:
-          float_step<kKind, kRows>(p, a, i, acc + 1);
-          break;
-        default:
-          float_step<kKind, kRows>(p, a, i, acc + 2);
-      }
-    for (int m = 0; m < kRows; ++m) {
-      const F32x16* c = acc + m * kChains;
-      total[m] = total[m] + ((c[0] + c[1]) + (c[2] + c[3]));
+    if (i < end) step(i, 0);
+#pragma GCC unroll 16
+    for (int j = 0; j < kRows * kBlocks; ++j) {
+      float* to = out[j / kRows] + j % kRows * kColumns;
+      (F32x16::load(to) + (acc[j] + acc[kBlocks * kRows + j])).store(to);
     }
   }
-  for (int m = 0; m < kRows; ++m) total[m].store(out + m * kColumns);
 }
 
 // ---- any number of rows -------------------------------------------------------------------------
 
-template <Kind kKind, int kRows>
-void tile(const Matrix& w, int block, const Inputs& in, int row, float* out) {
+template <Kind kKind, bool kAsym, int kRows, int kBlocks>
+inline void tile(const Matrix& w, int block, const Inputs& in, int row, float* const* out) {
   if constexpr (kKind == Kind::kW8 || kKind == Kind::kW4)
-    tile_int<kKind, kRows>(w, block, in, row, out);
+    tile_int<kKind, kAsym, kRows, kBlocks>(w, block, in, row, out);
   else
-    tile_float<kKind, kRows>(w, block, in, row, out);
+    tile_float<kKind, kRows, kBlocks>(w, block, in, row, out);
 }
 
-template <Kind kKind, int kRows>
-void tiles(const Matrix& w, int block, const Inputs& in, int row, int rows, float* out) {
-  while (rows >= kRows) {
-    tile<kKind, kRows>(w, block, in, row, out);
-    row += kRows, rows -= kRows, out += kRows * kColumns;
+// Tiles of about equal height, kRows at most.
+template <Kind kKind, bool kAsym, int kRows, int kBlocks>
+void tiles(const Matrix& w, int block, const Inputs& in, int row, int rows, float* const* out) {
+  if (rows == kRows) return tile<kKind, kAsym, kRows, kBlocks>(w, block, in, row, out);
+  if (rows > kRows) {
+    const int half = rows > 2 * kRows ? kRows : rows / 2;
+    float* const rest[] = {out[0] + half * kColumns, out[kBlocks - 1] + half * kColumns};
+    tiles<kKind, kAsym, kRows, kBlocks>(w, block, in, row, half, out);
+    tiles<kKind, kAsym, kRows, kBlocks>(w, block, in, row + half, rows - half, rest);
+  } else if constexpr (kRows > 1) {
+    tiles<kKind, kAsym, kRows - 1, kBlocks>(w, block, in, row, rows, out);
   }
-  if constexpr (kRows > 1)
-    if (rows > 0) tiles<kKind, kRows - 1>(w, block, in, row, rows, out);
 }
 
-// out: [rows][16].
-inline void matmul_tile(const Matrix& w, int block, const Inputs& in, int row, int rows,
-                        float* out) {
+template <int kBlocks, int kIntTile, int kFloatTile>
+inline void matmul_blocks(const Matrix& w, int block, const Inputs& in, int row, int rows,
+                          float* const* out) {
   switch (w.format.kind) {
     case Kind::kFp32:
-      return tiles<Kind::kFp32, kFloatRows>(w, block, in, row, rows, out);
+      return tiles<Kind::kFp32, false, kFloatTile, kBlocks>(w, block, in, row, rows, out);
     case Kind::kFp16:
-      return tiles<Kind::kFp16, kFloatRows>(w, block, in, row, rows, out);
+      return tiles<Kind::kFp16, false, kFloatTile, kBlocks>(w, block, in, row, rows, out);
     case Kind::kBf16:
-      return tiles<Kind::kBf16, kFloatRows>(w, block, in, row, rows, out);
+      return tiles<Kind::kBf16, false, kFloatTile, kBlocks>(w, block, in, row, rows, out);
     case Kind::kW8:
-      return tiles<Kind::kW8, kIntRows>(w, block, in, row, rows, out);
+      return tiles<Kind::kW8, false, kIntTile, kBlocks>(w, block, in, row, rows, out);
     case Kind::kW4:
-      return tiles<Kind::kW4, kIntRows>(w, block, in, row, rows, out);
+      if (w.format.asymmetric)
+        return tiles<Kind::kW4, true, kIntTile, kBlocks>(w, block, in, row, rows, out);
+      return tiles<Kind::kW4, false, kIntTile, kBlocks>(w, block, in, row, rows, out);
   }
 }
 
-// The same of `block` and the next, at most kTileRows rows.
-inline void matmul_pair(const Matrix& w, int block, const Inputs& in, int row, int rows,
-                        float* out0, float* out1) {
-#if defined(__AVX512VNNI__)
-  if (w.format.kind == Kind::kW4 || w.format.kind == Kind::kW8) {
-    const int tiles = (rows + kPairTile - 1) / kPairTile;
-    for (int t = 0; t < tiles; ++t) {
-      const int from = rows * t / tiles, count = rows * (t + 1) / tiles - from;
-      float *to0 = out0 + from * kColumns, *to1 = out1 + from * kColumns;
-      if (w.format.kind == Kind::kW8)
-        pair_of<Kind::kW8, false>(w, block, in, row + from, count, to0, to1);
-      else if (w.format.asymmetric)
-        pair_of<Kind::kW4, true>(w, block, in, row + from, count, to0, to1);
-      else
-        pair_of<Kind::kW4, false>(w, block, in, row + from, count, to0, to1);
-    }
-    return;
-  }
+// out[b]: [rows][16] of block + b, for one block or two; at most kTileRows rows.
+inline void matmul(const Matrix& w, int block, int blocks, const Inputs& in, int row, int rows,
+                   float* const* out) {
+#if defined(__AVX512F__)
+  if (blocks == 2 && rows >= kPairRows)
+    return matmul_blocks<2, kPairTile, kPairTile>(w, block, in, row, rows, out);
 #endif
-  matmul_tile(w, block, in, row, rows, out0);
-  matmul_tile(w, block + 1, in, row, rows, out1);
+  for (int b = 0; b < blocks; ++b)
+    matmul_blocks<1, kIntRows, kFloatRows>(w, block + b, in, row, rows, out + b);
 }
 
 }  // namespace argosy::ARGOSY_ISA

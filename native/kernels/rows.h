@@ -3,6 +3,7 @@
 #include "../kernels.h"
 #include "../math.h"
 #include "../simd.h"
+#include "quantize.h"
 
 namespace argosy::ARGOSY_ISA {
 
@@ -80,26 +81,6 @@ inline void norm(const NormArgs& a, int row) {
 
 // ---- prepare ------------------------------------------------------------------------------------
 
-inline void quantize_group(const float* x, int group, int8_t* q, float& scale, int32_t& total) {
-  I32x16 bits = I32x16::set1(0);
-  for (int i = 0; i < group; i += 16) bits = max_abs(bits, F32x16::load(x + i));
-  const float top = max_value(bits);
-  // Below 2^-100 a group is zero: its reciprocal would overflow. Not-a-number and infinity make the
-  // scale so, and with it every sum they enter.
-  const bool zero = top < 0x1p-100f;
-  scale = zero ? 0.0f : top / 127.0f;
-  const bool finite = top < __builtin_inff();
-  const F32x16 inv = F32x16::set1(zero || !finite ? 0.0f : 127.0f / top);
-  const float* from = x;
-  alignas(64) static constexpr float zeros[128] = {};
-  if (!finite) from = zeros;
-  total = 0;
-  for (int i = 0; i < group; i += 16) {
-    round_to_s8(F32x16::load(from + i) * inv, q + i);
-    for (int j = 0; j < 16; ++j) total += q[i + j];
-  }
-}
-
 inline void prepare(const PrepareArgs& a, int row) {
   const float* x = a.x + (a.gather ? a.gather[row] : row) * a.x_stride;
   uint8_t* values = a.in.values + row * a.in.value_stride;
@@ -116,13 +97,19 @@ inline void prepare(const PrepareArgs& a, int row) {
       break;
   }
   const int zero_point = a.format.asymmetric ? 0 : a.format.kind == Kind::kW4 ? 8 : 128;
-  for (int g = 0; g < a.k_pad / a.format.group; ++g) {
-    const size_t at = row * a.in.group_stride + g;
-    int32_t total;
-    quantize_group(x + g * a.format.group, a.format.group,
-                   reinterpret_cast<int8_t*>(values) + g * a.format.group, a.in.scales[at], total);
-    a.in.starts[at] = -zero_point * total;
-    if (a.format.asymmetric) a.in.sums[at] = a.in.scales[at] * static_cast<float>(total);
+  const int group = a.format.group;
+  float* scales = a.in.scales + row * a.in.scale_stride;
+  int32_t* starts = a.in.starts + row * a.in.group_stride;
+  float* sums = a.in.sums + row * a.in.group_stride;
+  for (int k = 0; k < a.k_pad; k += a.in.scale_group) {
+    const int count = a.k_pad - k < a.in.scale_group ? a.k_pad - k : a.in.scale_group;
+    const Steps s = steps(largest(x + k, count), 127.0f);
+    *scales++ = s.scale;
+    for (int g = k; g < k + count; g += group) {
+      const int32_t total = to_integers(x + g, group, s, reinterpret_cast<int8_t*>(values) + g);
+      *starts++ = -zero_point * total;
+      if (a.format.asymmetric) *sums++ = -static_cast<float>(total);
+    }
   }
 }
 
@@ -170,9 +157,17 @@ inline bool finite_bits(float f) {
   return (u & 0x7f800000) != 0x7f800000;
 }
 
-// Returns whether all numbers are finite as stored.
+// A key or value of one token, as a record holds it; returns whether all of it is finite there.
 inline bool store_key(const Cache& c, uint8_t* record, int token, const float* k) {
   bool ok = true;
+  if (c.kind == CacheKind::kInt8) {
+    alignas(64) int8_t q[kMaxHeadDim];
+    const float scale = quantize_head(k, c.head_dim, q).scale;
+    for (int d = 0; d < c.head_dim; ++d)
+      record[d / 4 * 64 + 4 * token + d % 4] = static_cast<uint8_t>(q[d] + 128);
+    key_scales(c, record)[token] = scale;
+    return finite_bits(scale);
+  }
   for (int d = 0; d < c.head_dim; ++d) {
     if (c.kind == CacheKind::kFp32) {
       reinterpret_cast<float*>(record)[d * 16 + token] = k[d];
@@ -189,6 +184,14 @@ inline bool store_key(const Cache& c, uint8_t* record, int token, const float* k
 inline bool store_value(const Cache& c, uint8_t* record, int token, const float* v) {
   bool ok = true;
   uint8_t* base = record + c.value_offset;
+  if (c.kind == CacheKind::kInt8) {
+    alignas(64) int8_t q[kMaxHeadDim];
+    const float scale = quantize_head(v, c.head_dim, q).scale;
+    for (int d = 0; d < c.head_dim; ++d)
+      base[d / 16 * 256 + token / 2 * 32 + d % 16 * 2 + token % 2] = static_cast<uint8_t>(q[d]);
+    value_scales(c, record)[token] = scale;
+    return finite_bits(scale);
+  }
   for (int d = 0; d < c.head_dim; ++d) {
     if (c.kind == CacheKind::kFp32) {
       reinterpret_cast<float*>(base)[d / 16 * 256 + token * 16 + d % 16] = v[d];

@@ -98,7 +98,7 @@ class EngineConfig:
     max_model_len: tokens of prompt and answer; None: the model's own.
     max_num_batched_tokens: tokens computed in one step (decoding and prompts together); None: what
         this machine is measured to compute in less than half a second, from 32 to 2048.
-    max_num_seqs: sequences running at once.  kv_cache_dtype: auto, fp32, bf16.
+    max_num_seqs: sequences running at once.  kv_cache_dtype: auto, fp32, bf16, int8.
     memory: bytes the engine may use at most; None: what the machine and its cgroup allow.
     gpu_memory_utilization: the share of that limit (of the card's memory on a GPU).
     num_threads: None: as many as affinity and the cgroup's cpu.max allow.

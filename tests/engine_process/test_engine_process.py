@@ -17,6 +17,7 @@ from argosy.engine.engine import open_engine
 from argosy.engine.quarantine import CONDEMNED
 from argosy.engine.trace import traced_steps
 from argosy.engine.wire import Submit
+from argosy.model.formats import CACHE_DTYPES
 from argosy.types import FinishReason, Request
 from engine_process.raw import EMBEDDED, Host, ask, wait_for
 from engine_process.rigged_engines import POISON
@@ -58,7 +59,7 @@ def test_it_says_that_it_serves_what_it_is_and_answers(host: Host) -> None:
             assert facts.max_model_len == 2048
             assert facts.max_num_seqs == 8
             assert facts.runtime == "native"
-            assert facts.cache_dtype in ("fp32", "bf16")
+            assert facts.cache_dtype in CACHE_DTYPES
             assert "weights" in facts.memory
             front.submit(*SEVERAL)
             front.read_until_end(*NAMES)

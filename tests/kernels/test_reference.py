@@ -364,7 +364,7 @@ def test_logits_equal_plain_dense_attention(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "w8", "w4", "w4g64z"])
-@pytest.mark.parametrize("cache_dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("cache_dtype", ["fp32", "bf16", "int8"])
 def test_chunks_and_single_tokens_give_the_prompts_logits(name: str, cache_dtype: str) -> None:
     model, tokens = make_model(Shape(format=parse_format(name), bias=True)), some_tokens(37)
     driver = drive(model, cache_dtype)
@@ -463,12 +463,13 @@ def test_a_sequence_that_is_not_finite_fails_alone_even_without_a_head_row() -> 
     assert driver.runtime.submit(headless).result().errors == {1: RowError.NONFINITE}
 
 
-def test_a_bf16_cache_is_bf16() -> None:
+@pytest.mark.parametrize("cache_dtype", ["bf16", "int8"])
+def test_a_cache_of_eight_bits_has_eight_bits(cache_dtype: str) -> None:
     """Scores of rounded keys: the logits move, by about what 8 bits move them."""
     model, tokens = make_model(Shape()), some_tokens(30)
-    fp32, bf16 = drive(model), drive(model, "bf16")
+    fp32, rounded = drive(model), drive(model, cache_dtype)
     a = logits_of(fp32.step((fp32.start(tokens), 30)))
-    b = logits_of(bf16.step((bf16.start(tokens), 30)))
+    b = logits_of(rounded.step((rounded.start(tokens), 30)))
     assert 1e-5 < np.abs(a - b).max() < 0.1 * np.abs(a).max()
 
 
@@ -481,17 +482,17 @@ def test_formats_come_near_fp32(name: str, share: float) -> None:
     assert 0 < np.sqrt(np.mean((a - b) ** 2)) < share * a.std()
 
 
-def test_inputs_of_integer_weights_are_rounded_group_by_group() -> None:
+def test_inputs_of_integer_weights_are_rounded_128_by_128() -> None:
     fmt = parse_format("w4g32")
-    x = np.random.default_rng(2).normal(size=(5, 70))
-    x[0, :32] = 0
-    x[1, 32:64] *= 1e-35
+    x = np.random.default_rng(2).normal(size=(5, 300))
+    x[0, :128] = 0
+    x[1, 128:256] *= 1e-35
     read = as_input(x, fmt)
     assert read.shape == x.shape
-    assert not read[0, :32].any()
-    assert not read[1, 32:64].any()
-    for start in (0, 32, 64):
-        group, got = x[2:, start : start + 32], read[2:, start : start + 32]
+    assert not read[0, :128].any()
+    assert not read[1, 128:256].any()
+    for start in (0, 128, 256):
+        group, got = x[2:, start : start + 128], read[2:, start : start + 128]
         step = np.abs(group).max(axis=1, keepdims=True) / 127
         assert np.abs(got / step - np.rint(got / step)).max() < 1e-4
         assert (np.abs(got - group) <= step * 0.5001).all()

@@ -2,8 +2,8 @@
 // logits.
 //
 // Built for x86-64 and, with a cross compiler, for aarch64 (tests/aarch64): all lines must agree.
-// fp32, fp16, w8 and w4 weights, a bf16 cache, a prompt in two chunks across tiles and splits; bf16
-// weights are left out, since one x86 instruction rounds its own way.
+// fp32, fp16, w8 and w4 weights, caches in bf16 and int8, a prompt in chunks across tiles and
+// splits; bf16 weights are left out, since one x86 instruction rounds its own way.
 #include <cstdio>
 #include <cstring>
 
@@ -70,7 +70,7 @@ struct Model {
   std::vector<std::vector<uint8_t>> matrices;
   std::vector<std::vector<float>> vectors;
 
-  explicit Model(argosy::Program& p) {
+  Model(argosy::Program& p, argosy::CacheKind cache) {
     const auto matrix = [&](Format f, int k, int columns) {
       matrices.push_back(packed(f, k, columns / 16, 0.2f));
       return p.add_matrix(matrices.back().data(), matrices.back().size(), f, k, columns / 16);
@@ -93,7 +93,7 @@ struct Model {
     std::vector<float> frequencies;
     for (int i = 0; i < kDim / 2; ++i) frequencies.push_back(1.0f / static_cast<float>(1 << i));
     const int rotation = p.add_rotation(frequencies, 1.0f);
-    p.add_cache_group(1, kKvHeads, kDim, argosy::CacheKind::kBf16, 80);
+    p.add_cache_group(1, kKvHeads, kDim, cache, 80);
     using P = argosy::Program;
     p.add(P::Embed{matrix(fp32, kHidden, kVocab), x});
     p.add(P::Norm{x, h, norm(), 1e-5f, {for_qkv}});
@@ -156,12 +156,15 @@ uint64_t step(argosy::Program& p, int from, int to, uint64_t sum) {
 
 int main() {
   for (const std::string& isa : argosy::variants()) {
-    argosy::Program program(2, isa);
-    state = 1;
-    const Model model(program);
-    uint64_t sum = step(program, 0, 70, 0xcbf29ce484222325u);
-    sum = step(program, 70, 600, sum);
-    sum = step(program, 600, 601, sum);
+    uint64_t sum = 0xcbf29ce484222325u;
+    for (const auto cache : {argosy::CacheKind::kBf16, argosy::CacheKind::kInt8}) {
+      argosy::Program program(2, isa);
+      state = 1;
+      const Model model(program, cache);
+      sum = step(program, 0, 70, sum);
+      sum = step(program, 70, 600, sum);
+      sum = step(program, 600, 601, sum);
+    }
     std::printf("%s %016llx\n", isa.c_str(), static_cast<unsigned long long>(sum));
   }
 }

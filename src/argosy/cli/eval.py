@@ -59,7 +59,8 @@ def run(
         str, typer.Option(metavar="NAME", help="auto, float32, float16, bfloat16.")
     ] = "auto",
     kv_cache_dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="MODEL's cached keys and values: auto, fp32, bf16.")
+        str,
+        typer.Option(metavar="NAME", help="MODEL's cache: auto, fp32, bf16, int8."),
     ] = "auto",
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Default: what affinity and cgroup allow.")

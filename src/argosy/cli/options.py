@@ -100,7 +100,7 @@ class EngineFlags:
         ),
     ] = None
     kv_cache_dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="Cached keys and values: auto, fp32, bf16.")
+        str, typer.Option(metavar="NAME", help="Cached keys and values: auto, fp32, bf16, int8.")
     ] = "auto"
     memory: Annotated[
         int | None,

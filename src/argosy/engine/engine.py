@@ -206,7 +206,7 @@ def _step_tokens(
 
 
 def choose_cache_dtype(bundle: Bundle, config: EngineConfig) -> str:
-    """fp32 or bf16, as asked; "auto" follows the weights. Raises ConfigError."""
+    """fp32, bf16 or int8, as asked; "auto" follows the weights. Raises ConfigError."""
     formats = {str(matrix.format) for matrix in bundle.program.matrices.values()}
     if parse_dtype(config.dtype) == "fp32" and formats != {Kind.FP32}:
         raise ConfigError(
@@ -216,7 +216,7 @@ def choose_cache_dtype(bundle: Bundle, config: EngineConfig) -> str:
     if config.kv_cache_dtype != "auto":
         return parse_cache_dtype(config.kv_cache_dtype)
     is_quantized = any(matrix.format.quantized for matrix in bundle.program.matrices.values())
-    return "bf16" if is_quantized else AUTO_DTYPE["cpu"][bundle.dtype][1]
+    return "int8" if is_quantized else AUTO_DTYPE["cpu"][bundle.dtype][1]
 
 
 def _open_runtime(

@@ -12,7 +12,6 @@ from argosy.engine.pages import PagePool
 from argosy.engine.scheduler import SCORE_ROWS
 from argosy.engine.step import MIN_BATCHED_TOKENS, prompt_share
 from argosy.errors import ConfigError, OutOfMemory
-from argosy.model.formats import CACHE_DTYPES
 from argosy.model.program import CacheGroup, Program, page_bytes
 from argosy.types import PAGE_TOKENS
 
@@ -104,8 +103,7 @@ def _plan_memory(
     limit, source = _limit(config, machine)
     length = max_model_len(program, config)
     workspace = workspace_bytes(program, config, machine)
-    element = CACHE_DTYPES[cache_dtype]
-    sizes = [page_bytes(group, element, PAGE_TOKENS) for group in program.caches]
+    sizes = [page_bytes(group, cache_dtype) for group in program.caches]
     budget = limit - program.weight_bytes - workspace
     if config.kv_pages is not None:
         pages = [config.kv_pages] * len(sizes)

@@ -58,8 +58,7 @@ def bytes_text(count: int) -> str:
 
 def kv_bytes_per_token(program: Program, cache_dtype: str) -> float:
     """Bytes of all cache groups per token of context, padding of heads included."""
-    element = CACHE_DTYPES[cache_dtype]
-    return sum(page_bytes(group, element, PAGE_TOKENS) for group in program.caches) / PAGE_TOKENS
+    return sum(page_bytes(group, cache_dtype) for group in program.caches) / PAGE_TOKENS
 
 
 def _attention_lines(program: Program) -> list[str]:

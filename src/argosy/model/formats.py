@@ -113,8 +113,17 @@ _ALIASES = {
     "bfloat16": "bf16",
 }
 
-CACHE_DTYPES = {"fp32": 4, "bf16": 2}
-"""Formats of cached keys and values, with bytes per element."""
+
+class CacheFormat(Struct, frozen=True):
+    """Bytes of a number of a key or value, and of the scale of one head's key or value."""
+
+    element_bytes: int
+    scale_bytes: int = 0
+
+
+CACHE_DTYPES = {"fp32": CacheFormat(4), "bf16": CacheFormat(2), "int8": CacheFormat(1, 4)}
+"""Formats of cached keys and values. int8: a fp32 scale for each token's key, and value, of a head;
+the query is rounded likewise when it meets them."""
 
 
 def parse_cache_dtype(text: str) -> str:
@@ -130,7 +139,7 @@ AUTO_DTYPE: dict[str, dict[str, tuple[str, str]]] = {
     # device -> dtype of the checkpoint -> (weights and activations, cache)
     "cpu": {"fp32": ("fp32", "fp32"), "fp16": ("fp16", "bf16"), "bf16": ("bf16", "bf16")},
 }
-"""What dtype "auto" picks: the checkpoint's own. Quantized weights keep a bf16 cache."""
+"""What dtype "auto" picks: the checkpoint's own. Quantized weights keep an int8 cache."""
 
 
 def parse_dtype(text: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from argosy.model.formats import COLUMNS, Format, Kind
+from argosy.model.formats import CACHE_DTYPES, COLUMNS, Format, Kind
+from argosy.types import PAGE_TOKENS
 
 
 class Segment(Struct, frozen=True):
@@ -230,12 +231,14 @@ class Program(Struct, frozen=True, kw_only=True):
         return next(op for op in self.ops if isinstance(op, Head))
 
 
-def page_bytes(group: CacheGroup, element_bytes: int, page_tokens: int) -> int:
+def page_bytes(group: CacheGroup, cache_dtype: str) -> int:
     """Bytes of one page of `group`, all its layers: keys with head_dim padded to 4, values to 16.
 
     Per (layer, page, kv head) one record: keys [head_dim4][16 tokens], then values
-    [tokens][head_dim16] in the cells of the element's format.
+    [tokens][head_dim16] in the cells of the cache's format, each followed by its scales.
     """
+    stored = CACHE_DTYPES[cache_dtype]
     keys = -(-group.head_dim // 4) * 4
     values = -(-group.head_dim // COLUMNS) * COLUMNS
-    return len(group.layers) * group.num_kv_heads * (keys + values) * page_tokens * element_bytes
+    token = (keys + values) * stored.element_bytes + 2 * stored.scale_bytes
+    return len(group.layers) * group.num_kv_heads * token * PAGE_TOKENS

@@ -73,7 +73,8 @@ def test_a_model_is_no_distance_from_itself(text: Path) -> None:
 def test_divergence_as_by_hand(model: Path, text: Path, tmp_path: Path) -> None:
     build_bundle(model, tmp_path / "w4", quantization="w4")
     text.write_text(TEXT[:100], encoding="utf-8")
-    found = figures(str(tmp_path / "w4"), "--text", str(text), "--window", "36", "--kl", str(model))
+    arguments = ("--text", str(text), "--window", "36", "--kv-cache-dtype", "fp32")
+    found = figures(str(tmp_path / "w4"), *arguments, "--kl", str(model))
     build_bundle(model, tmp_path / "fp32", quantization="fp32")
     bos, *ids = open_tokenizer(open_bundle(tmp_path / "w4")).encode(TEXT[:100])
     assert len(ids) == 70
@@ -92,7 +93,7 @@ def test_divergence_as_by_hand(model: Path, text: Path, tmp_path: Path) -> None:
 
 def probabilities(bundle: Path, token_ids: list[int]) -> list[list[float]]:
     """Of every token after each position but the last, from the runtime that is easy to check."""
-    config = EngineConfig(runtime="reference", keep_logits=True)
+    config = EngineConfig(runtime="reference", kv_cache_dtype="fp32", keep_logits=True)
     engine = open_engine(open_bundle(bundle), config)
     rows = np.concatenate(list(prompt_logits(engine, token_ids))).astype(np.float64)
     shares = np.exp(rows - rows.max(axis=1, keepdims=True))

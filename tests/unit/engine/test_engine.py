@@ -284,7 +284,7 @@ def test_the_native_runtime_is_timed_unless_told(bundle: Bundle) -> None:
 def test_the_cache_follows_the_weights_unless_told(folder: Path, bundle: Bundle) -> None:
     w8 = open_bundle(build_bundle(folder, folder.parent / "w8", quantization="w8"))
     assert choose_cache_dtype(bundle, EngineConfig()) == "fp32"
-    assert choose_cache_dtype(w8, EngineConfig()) == "bf16"
+    assert choose_cache_dtype(w8, EngineConfig()) == "int8"
     assert choose_cache_dtype(w8, EngineConfig(kv_cache_dtype="fp32")) == "fp32"
     assert choose_cache_dtype(bundle, EngineConfig(kv_cache_dtype="bfloat16")) == "bf16"
     assert choose_cache_dtype(bundle, EngineConfig(dtype="float32")) == "fp32"

@@ -50,12 +50,12 @@ def test_with_room_enough_the_pool_is_what_all_sequences_can_use() -> None:
     assert made.num_pages == (4 * 4096 // PAGE_TOKENS + 1,)
     assert made.num_tokens == 4 * 4096
     assert made.weights == 4 * MIB
-    assert made.kv == made.num_pages[0] * page_bytes(PAGED, 2, PAGE_TOKENS)
+    assert made.kv == made.num_pages[0] * page_bytes(PAGED, "bf16")
 
 
 @pytest.mark.parametrize("groups", [(PAGED,), (PAGED, WINDOW), (WINDOW,)], ids=len)
 def test_with_less_the_parts_never_exceed_the_limit(groups: tuple[CacheGroup, ...]) -> None:
-    whole = sum(page_bytes(g, 2, PAGE_TOKENS) for g in groups)
+    whole = sum(page_bytes(g, "bf16") for g in groups)
     for spare in (300, 500, 900):
         least = workspace_bytes(program(), EngineConfig(max_num_seqs=4), MACHINE) + 4 * MIB
         made = plan(least + spare * whole, *groups)
@@ -160,7 +160,7 @@ def test_where_speed_decides_the_workspace_is_for_the_most_that_fits() -> None:
 
     def needed(rows: int) -> int:
         config = EngineConfig(max_num_batched_tokens=rows)
-        one_sequence = 8 * page_bytes(PAGED, 2, PAGE_TOKENS)
+        one_sequence = 8 * page_bytes(PAGED, "bf16")
         return workspace_bytes(program(PAGED), config, MACHINE) + 4 * MIB + one_sequence
 
     for rows in (2048, 512, 32):

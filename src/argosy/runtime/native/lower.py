@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from argosy.types import F32, U8
 
 KINDS = {Kind.FP32: 0, Kind.FP16: 1, Kind.BF16: 2, Kind.W8: 3, Kind.W4: 4}
-CACHE_KINDS = {"fp32": 0, "bf16": 1}
+CACHE_KINDS = {"fp32": 0, "bf16": 1, "int8": 2}
 
 
 class Weights(Protocol):

@@ -51,7 +51,7 @@ class _Done:
 class NativeRuntime:
     """Executes a bundle's program on the CPU's own kernels.
 
-    num_pages: pages of each cache group, the null page included.  cache_dtype: fp32 or bf16.
+    num_pages: pages of each cache group, the null page included.  cache_dtype: fp32, bf16 or int8.
     isa: a name from `variants()`; empty takes the best.  keep_logits: results carry raw logits.
     """
 
@@ -69,6 +69,7 @@ class NativeRuntime:
     ) -> None:
         self._core = _open_core(num_threads, isa)
         lower(bundle, self._core, num_pages, cache_dtype)
+        self._matrices = tuple(bundle.program.matrices)
         self._vocab_size = bundle.program.vocab_size
         self._keep_logits = keep_logits
 
@@ -107,6 +108,22 @@ class NativeRuntime:
     def watch(self, heartbeat: U64) -> None:
         """Count heartbeat[0], of (1,) u64, up at every operation of a step and page copied."""
         self._core.watch(heartbeat)
+
+    def profile(self) -> None:
+        """From now on, tell `times` where steps spend theirs."""
+        self._core.profile()
+
+    def times(self) -> dict[str, tuple[float, float]]:
+        """Of each operation, layers together: seconds of its work, and of waiting at its end.
+
+        As the caller's thread saw it, since `profile`. Products go by their matrix: "qkv", "head".
+        """
+        found: dict[str, tuple[float, float]] = {}
+        for operation, matrix, work, wait in self._core.times():
+            name = operation if matrix < 0 else self._matrices[matrix].rpartition(".")[2]
+            before = found.get(name, (0.0, 0.0))
+            found[name] = (before[0] + work, before[1] + wait)
+        return found
 
     def close(self) -> None:
         """Give threads, pages and the mapping of the weights back."""

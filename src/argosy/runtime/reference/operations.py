@@ -14,11 +14,15 @@ F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
 
+W4_INPUT_GROUP = 128
+"""k per scale of the inputs of w4, whatever its own groups."""
+
+
 def as_input(x: F64, fmt: Format) -> F64:
     """Rows `x` (N, k) as a linear over weights of `fmt` sees them.
 
-    Over w4 and w8: s8 integers with one fp32 scale per group of k, q = rint(x * (127 / absmax)).
-    Over bf16: bf16. Over fp16 and fp32: fp32.
+    Over w8 and w4: s8 integers, q = rint(x * (127 / absmax)), with one fp32 scale per group of the
+    weights (w8) or per 128 k (w4). Over bf16: bf16. Over fp16 and fp32: fp32.
     """
     rows = x.astype(np.float32)
     if fmt.kind is Kind.BF16:
@@ -26,12 +30,18 @@ def as_input(x: F64, fmt: Format) -> F64:
     if not fmt.quantized:
         return rows.astype(np.float64)
     n, k = rows.shape
-    groups = np.pad(rows, ((0, 0), (0, fmt.pad_k(k) - k))).reshape(n, -1, fmt.group)
-    largest = np.abs(groups).max(axis=-1, keepdims=True)
-    # Below 2^-100 a group is zero: its reciprocal would overflow.
+    size = fmt.group if fmt.kind is Kind.W8 else W4_INPUT_GROUP
+    groups = np.pad(rows, ((0, 0), (0, -k % size))).reshape(n, -1, size)
+    return as_int8(groups).reshape(n, -1)[:, :k]
+
+
+def as_int8(x: F32) -> F64:
+    """`x` rounded to s8 integers with one fp32 scale for the last axis, as numbers again."""
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    # Below 2^-100 all are zero: the reciprocal would overflow.
     inverse = np.where(largest < 2.0**-100, 0, np.float32(127) / np.maximum(largest, 2.0**-100))
     scale = (largest / np.float32(127)).astype(np.float64)
-    read: F64 = (np.rint(groups * inverse) * scale).reshape(n, -1)[:, :k]
+    read: F64 = np.rint(x * inverse) * scale
     return read
 
 

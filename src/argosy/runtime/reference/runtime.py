@@ -90,7 +90,8 @@ class ReferenceRuntime:
     ) -> None:
         """Read the weights of `bundle` and make the pages.
 
-        num_pages: pages of each cache group, the null page included.  cache_dtype: fp32 or bf16.
+        num_pages: pages of each cache group, the null page included.
+        cache_dtype: fp32, bf16 or int8.
         keep_logits: results carry the raw logits.  heartbeat: as in `watch`, from here on.
         """
         self._heartbeat = np.zeros(1, np.uint64) if heartbeat is None else heartbeat
@@ -193,7 +194,7 @@ class ReferenceRuntime:
                 last = int(length) - int(end - row) + 1
                 first = 0 if op.window is None else max(0, last - op.window)
                 keys, values = self._pages.read(op.layer, tables[b], first, last)
-                heads = q[row].reshape(op.num_heads, op.head_dim)
+                heads = self._pages.as_query(q[row].reshape(op.num_heads, op.head_dim))
                 out[row] = attend(heads, keys, values, op.scale).reshape(-1)
         return out
 
