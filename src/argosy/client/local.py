@@ -117,6 +117,11 @@ class LocalClient:
                     done(output)
         return [final[accepted.request.request_id] for accepted in requests]
 
+    @property
+    def engine(self) -> Steps:
+        """The engine it drives, to look at; nobody else steps it."""
+        return self._engine
+
     def reset_prefix_cache(self) -> None:
         """Forget the prompts kept for reuse; requests that run go on."""
         with self._turn():

@@ -102,6 +102,22 @@ def test_bench_tells_a_row_per_batch_size(
     assert len(table) == 3 and len(table[0]) == len(table[1])
 
 
+def test_bench_profiles_what_keeps_times(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARGOSY_CACHE", str(tmp_path / "cache"))
+    flags = "--batch-size 2 --input-len 5 --output-len 4 --repeat 1 --profile".split()
+    (row,) = run("bench", str(model), *flags, "--json").stdout.splitlines()
+    shares = json.loads(row)["shares"]
+    assert {"qkv", "attention", "gate_up", "down", "head", "sample"} <= set(shares)
+    assert all(share >= 0 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx(1)
+    lines = run("bench", str(model), *flags).stdout.splitlines()
+    assert any(line.endswith("%  attention") for line in lines)
+    refused = run("bench", str(model), *flags, "--runtime", "reference")
+    assert refused.exit_code == 1 and "--runtime native" in refused.stderr
+
+
 def test_an_explicit_default_wins_over_the_limit_of_a_bundle() -> None:
     assert EngineFlags().given == []
     flags = EngineFlags(max_num_seqs=EngineConfig.max_num_seqs, max_model_len=64)
