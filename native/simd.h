@@ -78,10 +78,20 @@ struct F32x16 {
   friend F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
   friend F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
   friend F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  friend F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
 };
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 // Lane by lane a > b ? a : b, which passes a NaN in `a` over.
 inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+// x * 2^n, n + 127 in the lowest bits of the pattern of `shifted`.
+inline F32x16 times_power(F32x16 x, F32x16 shifted) {
+  const __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);
+  return {_mm512_mul_ps(x.v, _mm512_castsi512_ps(bits))};
+}
+// 0 where x < limit, else y.
+inline F32x16 zero_below(F32x16 x, F32x16 limit, F32x16 y) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLT_UQ), y.v)};
+}
 // Of bit patterns without sign: a NaN is larger than any number.
 inline I32x16 max_abs(I32x16 m, F32x16 x) {
   const __m512i a = _mm512_and_si512(_mm512_castps_si512(x.v), _mm512_set1_epi32(0x7fffffff));
@@ -153,11 +163,24 @@ struct F32x16 {
   friend F32x16 operator*(F32x16 x, F32x16 y) {
     return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
   }
+  friend F32x16 operator/(F32x16 x, F32x16 y) {
+    return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+  }
 };
 inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
 inline F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline __m256 power(__m256 shifted) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
+}
+inline F32x16 times_power(F32x16 x, F32x16 shifted) {
+  return {_mm256_mul_ps(x.a, power(shifted.a)), _mm256_mul_ps(x.b, power(shifted.b))};
+}
+inline F32x16 zero_below(F32x16 x, F32x16 limit, F32x16 y) {
+  return {_mm256_andnot_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ), y.a),
+          _mm256_andnot_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ), y.b)};
+}
 inline I32x16 max_abs(I32x16 m, F32x16 x) {
   const __m256i mask = _mm256_set1_epi32(0x7fffffff);
   return {_mm256_max_epi32(m.a, _mm256_and_si256(_mm256_castps_si256(x.a), mask)),
@@ -238,12 +261,27 @@ struct F32x16 {
   friend F32x16 operator*(F32x16 a, F32x16 b) {
     return make([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
   }
+  friend F32x16 operator/(F32x16 a, F32x16 b) {
+    return make([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
+  }
 };
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return F32x16::make([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
 inline F32x16 max(F32x16 a, F32x16 b) {
   return F32x16::make([&](int i) { return vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); });
+}
+inline F32x16 times_power(F32x16 x, F32x16 shifted) {
+  return F32x16::make([&](int i) {
+    const int32x4_t bits = vshlq_n_s32(vreinterpretq_s32_f32(shifted.v[i]), 23);
+    return vmulq_f32(x.v[i], vreinterpretq_f32_s32(bits));
+  });
+}
+inline F32x16 zero_below(F32x16 x, F32x16 limit, F32x16 y) {
+  return F32x16::make([&](int i) {
+    const uint32x4_t below = vcltq_f32(x.v[i], limit.v[i]);
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y.v[i]), below));
+  });
 }
 inline I32x16 max_abs(I32x16 m, F32x16 x) {
   return I32x16::make(
@@ -324,12 +362,29 @@ struct F32x16 {
   friend F32x16 operator*(F32x16 a, F32x16 b) {
     return make([&](int i) { return a.v[i] * b.v[i]; });
   }
+  friend F32x16 operator/(F32x16 a, F32x16 b) {
+    return make([&](int i) { return a.v[i] / b.v[i]; });
+  }
 };
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return F32x16::make([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
 inline F32x16 max(F32x16 a, F32x16 b) {
   return F32x16::make([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32x16 times_power(F32x16 x, F32x16 shifted) {
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &shifted.v[i], 4);
+    bits <<= 23;
+    float power;
+    std::memcpy(&power, &bits, 4);
+    x.v[i] *= power;
+  }
+  return x;
+}
+inline F32x16 zero_below(F32x16 x, F32x16 limit, F32x16 y) {
+  return F32x16::make([&](int i) { return x.v[i] < limit.v[i] ? 0.0f : y.v[i]; });
 }
 inline I32x16 max_abs(I32x16 m, F32x16 x) {
   for (int i = 0; i < 16; ++i) {
