@@ -183,12 +183,13 @@ NB_MODULE(_core, m) {
              p.add(Program::Norm{x, out, weight, eps, std::move(inputs)});
            })
       .def("prepare",
-           [](Program& p, int x, int inputs) {
-             p.add(Program::Prepare{x, inputs});
+           [](Program& p, int x, int inputs, bool fused) {
+             p.add(Program::Prepare{x, inputs, fused});
            })
       .def("linear",
-           [](Program& p, int inputs, int matrix, int out, int bias, bool residual, bool gated) {
-             p.add(Program::Linear{inputs, matrix, out, bias, residual, gated});
+           [](Program& p, int inputs, int matrix, int out, int bias, bool residual, bool gated,
+              int into) {
+             p.add(Program::Linear{inputs, matrix, out, bias, residual, gated, into});
            })
       .def("qkv",
            [](Program& p, int qkv, int k_at, int v_at, int q_norm, int k_norm, float eps,

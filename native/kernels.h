@@ -14,7 +14,12 @@ struct LinearArgs {
   float* out;
   size_t out_stride;  // floats
   bool residual, gated;
-  int unit_blocks;  // 1 or 2; 2 when gated
+  int unit_blocks;  // 1 or 2; 2 when gated; 2 * kInputGroup / kColumns when gated goes into inputs
+  // Gated, and `into` has values: y becomes inputs of the next matrix at once, `out` is not
+  // written.
+  Inputs into{};
+  Format into_format{};
+  int into_k = 0;  // padded
 };
 
 struct NormArgs {

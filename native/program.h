@@ -44,10 +44,12 @@ class Program {
   };
   struct Prepare {
     int x, inputs;
+    bool fused;  // the product before has done it where rows are many
   };
   struct Linear {
     int inputs, matrix, out, bias;  // bias -1: none
     bool residual, gated;
+    int into;  // gated: inputs that y is for, or -1; written at once where rows are many
   };
   struct Qkv {
     int qkv, k_at, v_at, q_norm, k_norm;  // norms -1: none

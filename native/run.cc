@@ -116,20 +116,26 @@ struct Program::Run {
   }
 
   void run(Place at, const Prepare& i) {
+    if (i.fused && rows >= kFuseRows) return;
     share(at, rows, grain(rows), [&](int r) { prepare_row(i.inputs, i.x, r); });
   }
 
   void run(Place at, const Linear& l) {
     const Buffer& out = p.buffers_[l.out];
-    const LinearArgs a{p.matrices_[l.matrix],
-                       p.inputs_[l.inputs].view(),
-                       rows,
-                       vector(l.bias),
-                       out.data(),
-                       static_cast<size_t>(out.stride),
-                       l.residual,
-                       l.gated,
-                       l.gated ? 2 : unit_blocks(rows)};
+    LinearArgs a{p.matrices_[l.matrix],
+                 p.inputs_[l.inputs].view(),
+                 rows,
+                 vector(l.bias),
+                 out.data(),
+                 static_cast<size_t>(out.stride),
+                 l.residual,
+                 l.gated,
+                 l.gated ? 2 : unit_blocks(rows)};
+    if (l.into >= 0 && rows >= kFuseRows) {
+      const InputBuffer& into = p.inputs_[l.into];
+      a.into = into.view(), a.into_format = into.format, a.into_k = into.k_pad;
+      a.unit_blocks = 2 * kInputGroup / kColumns;
+    }
     const int units = (a.w.blocks + a.unit_blocks - 1) / a.unit_blocks;
     share(at, units, grain(units, rows), [&](int u) { p.kernels_->linear(a, u); });
   }

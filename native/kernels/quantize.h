@@ -42,6 +42,38 @@ inline int32_t to_integers(const float* x, int count, Steps s, int8_t* q) {
   return sum(total);
 }
 
+// k [from, to) of a row of inputs, from the numbers there; an input scale begins at `from`.
+inline void prepare_part(const Inputs& in, Format f, int row, int from, int to, const float* x) {
+  uint8_t* values = in.values + row * in.value_stride;
+  switch (f.kind) {
+    case Kind::kFp32:
+    case Kind::kFp16:
+      std::memcpy(values + 4 * static_cast<size_t>(from), x, 4 * static_cast<size_t>(to - from));
+      return;
+    case Kind::kBf16:
+      for (int k = from; k < to; ++k)
+        reinterpret_cast<uint16_t*>(values)[k] = float_to_bf16(x[k - from]);
+      return;
+    default:
+      break;
+  }
+  const int zero_point = f.asymmetric ? 0 : f.kind == Kind::kW4 ? 8 : 128;
+  float* scales = in.scales + row * in.scale_stride + from / in.scale_group;
+  int32_t* starts = in.starts + row * in.group_stride + from / f.group;
+  float* sums = in.sums + row * in.group_stride + from / f.group;
+  auto* q = reinterpret_cast<int8_t*>(values) + from;
+  for (int left = to - from; left > 0; left -= in.scale_group) {
+    const int count = left < in.scale_group ? left : in.scale_group;
+    const Steps s = steps(largest(x, count), 127.0f);
+    *scales++ = s.scale;
+    for (int g = 0; g < count; g += f.group, x += f.group, q += f.group) {
+      const int32_t total = to_integers(x, f.group, s, q);
+      *starts++ = -zero_point * total;
+      if (f.asymmetric) *sums++ = -static_cast<float>(total);
+    }
+  }
+}
+
 // One head, with a scale of its own; q has room for dim up to a multiple of 16, zeros there.
 inline Quantized quantize_head(const float* x, int dim, int8_t* q) {
   const int padded = (dim + 15) / 16 * 16;

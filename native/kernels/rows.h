@@ -83,34 +83,7 @@ inline void norm(const NormArgs& a, int row) {
 
 inline void prepare(const PrepareArgs& a, int row) {
   const float* x = a.x + (a.gather ? a.gather[row] : row) * a.x_stride;
-  uint8_t* values = a.in.values + row * a.in.value_stride;
-  switch (a.format.kind) {
-    case Kind::kFp32:
-    case Kind::kFp16:
-      std::memcpy(values, x, 4 * static_cast<size_t>(a.k_pad));
-      return;
-    case Kind::kBf16:
-      for (int i = 0; i < a.k_pad; ++i)
-        reinterpret_cast<uint16_t*>(values)[i] = float_to_bf16(x[i]);
-      return;
-    default:
-      break;
-  }
-  const int zero_point = a.format.asymmetric ? 0 : a.format.kind == Kind::kW4 ? 8 : 128;
-  const int group = a.format.group;
-  float* scales = a.in.scales + row * a.in.scale_stride;
-  int32_t* starts = a.in.starts + row * a.in.group_stride;
-  float* sums = a.in.sums + row * a.in.group_stride;
-  for (int k = 0; k < a.k_pad; k += a.in.scale_group) {
-    const int count = a.k_pad - k < a.in.scale_group ? a.k_pad - k : a.in.scale_group;
-    const Steps s = steps(largest(x + k, count), 127.0f);
-    *scales++ = s.scale;
-    for (int g = k; g < k + count; g += group) {
-      const int32_t total = to_integers(x + g, group, s, reinterpret_cast<int8_t*>(values) + g);
-      *starts++ = -zero_point * total;
-      if (a.format.asymmetric) *sums++ = -static_cast<float>(total);
-    }
-  }
+  prepare_part(a.in, a.format, row, 0, a.k_pad, x);
 }
 
 // ---- rotations ----------------------------------------------------------------------------------

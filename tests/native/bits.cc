@@ -97,15 +97,16 @@ struct Model {
     using P = argosy::Program;
     p.add(P::Embed{matrix(fp32, kHidden, kVocab), x});
     p.add(P::Norm{x, h, norm(), 1e-5f, {for_qkv}});
-    p.add(P::Linear{for_qkv, matrix(w8, kHidden, q_pad + 2 * kv_pad), columns, -1, false, false});
+    p.add(
+        P::Linear{for_qkv, matrix(w8, kHidden, q_pad + 2 * kv_pad), columns, -1, false, false, -1});
     p.add(P::Qkv{columns, q_pad, q_pad + kv_pad, -1, -1, 1e-5f, rotation, 0, 0, kHeads, queries});
     p.add(P::Attention{queries, attended, 0, 0, kHeads, 0.25f, 0});
-    p.add(P::Prepare{attended, for_o});
-    p.add(P::Linear{for_o, matrix(fp16, q, kHidden), x, -1, true, false});
+    p.add(P::Prepare{attended, for_o, false});
+    p.add(P::Linear{for_o, matrix(fp16, q, kHidden), x, -1, true, false, -1});
     p.add(P::Norm{x, h, norm(), 1e-5f, {for_up}});
-    p.add(P::Linear{for_up, matrix(w4, kHidden, 2 * kInter), middle, -1, false, true});
-    p.add(P::Prepare{middle, for_down});
-    p.add(P::Linear{for_down, matrix(w8, kInter, kHidden), x, -1, true, false});
+    p.add(P::Linear{for_up, matrix(w4, kHidden, 2 * kInter), middle, -1, false, true, for_down});
+    p.add(P::Prepare{middle, for_down, true});
+    p.add(P::Linear{for_down, matrix(w8, kInter, kHidden), x, -1, true, false, -1});
     p.add(P::Norm{x, h, norm(), 1e-5f, {}});
     p.set_head(h, for_head, matrix(fp32, kHidden, kVocab), -1, kVocab);
   }

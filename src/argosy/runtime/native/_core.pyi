@@ -22,9 +22,17 @@ class Program:
     ) -> int: ...
     def embed(self, matrix: int, out: int, /) -> None: ...
     def norm(self, x: int, out: int, weight: int, eps: float, inputs: list[int], /) -> None: ...
-    def prepare(self, x: int, inputs: int, /) -> None: ...
+    def prepare(self, x: int, inputs: int, fused: bool, /) -> None: ...
     def linear(
-        self, inputs: int, matrix: int, out: int, bias: int, residual: bool, gated: bool, /
+        self,
+        inputs: int,
+        matrix: int,
+        out: int,
+        bias: int,
+        residual: bool,
+        gated: bool,
+        into: int,
+        /,
     ) -> None: ...
     def qkv(
         self,

@@ -1,8 +1,8 @@
 """From a Program to the instructions of the C++ executor.
 
 Each matrix reads its input in its own format (bf16, or integers with scales). Who makes that form
-is decided here: a norm prepares its own rows; anything made by columns (attention, a gated
-product) is prepared in a pass of its own.
+is decided here: a norm prepares its own rows; a gated product of many rows its own columns;
+anything else is prepared in a pass of its own.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class _Lowering:
         self.inputs: dict[tuple[str, Format], int] = {}
         self.rotations: dict[Rope, int] = {}
         self.normed: set[str] = set()  # activations last written by a norm, hence prepared
+        self.fused: set[str] = set()  # gated products that become inputs at once
         self.cache_of = {
             layer: (g, i)
             for g, group in enumerate(program.caches)
@@ -94,6 +95,7 @@ class _Lowering:
                     self._bias(op.bias),
                     op.residual,
                     gated,
+                    self._into(op, place) if gated else -1,
                 )
             case Qkv():
                 self._qkv(op)
@@ -154,8 +156,17 @@ class _Lowering:
     def _prepared(self, x: str, weight: str) -> int:
         inputs = self._inputs(x, self.program.matrices[weight].format)
         if x not in self.normed:
-            self.core.prepare(self.buffers[x], inputs)
+            self.core.prepare(self.buffers[x], inputs, x in self.fused)
         return inputs
+
+    def _into(self, op: Linear, place: int) -> int:
+        """The inputs that a gated product is for, where there is one kind of them; else -1."""
+        users = self._users(op.out, place + 1)
+        formats = {self.program.matrices[user.weight].format for user in users}
+        if len(formats) != 1:
+            return -1
+        self.fused.add(op.out)
+        return self._inputs(op.out, formats.pop())
 
     def _norm(self, op: Norm, place: int) -> None:
         formats = dict.fromkeys(
@@ -185,7 +196,7 @@ class _Lowering:
         scratch = self._columns(matrix.n)
         inputs = self._prepared(op.x, op.weight)
         bias = self._bias(op.bias)
-        self.core.linear(inputs, self.matrices[op.weight], scratch, bias, False, False)
+        self.core.linear(inputs, self.matrices[op.weight], scratch, bias, False, False, -1)
         group, layer = self.cache_of[op.layer]
         self.core.qkv(
             scratch,
