@@ -11,7 +11,7 @@ enum class Kind : int { kFp32, kFp16, kBf16, kW8, kW4 };
 constexpr int kColumns = 16;    // of a cell and of a block
 constexpr int kCellBytes = 64;  // docs/reference/bundle-format.md
 constexpr int kTileRows = 12;   // rows a linear unit handles between epilogues
-constexpr int kPairRows = 5;    // from so many rows on, a linear unit is two blocks
+constexpr int kPairRows = 7;    // from so many rows on, a linear unit is two blocks
 constexpr int kFuseRows = 32;   // from so many rows on, gated products become inputs at once
 constexpr int kPageTokens = 16;
 constexpr int kHeadTile = 32;  // rows whose logits exist at once
